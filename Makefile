@@ -1,0 +1,58 @@
+# One verb per target; what each does is in hack/. `make` alone lists them.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-builtin-rules --no-print-directory
+
+VENV ?= .venv
+PY := $(VENV)/bin/python
+READY := $(VENV)/.ready
+export VENV
+
+.PHONY: help
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+$(READY): requirements/dev.txt pyproject.toml hack/setup.sh
+	@hack/setup.sh
+
+.PHONY: setup
+setup: $(READY) ## Create .venv with every pinned dependency (nothing to do when it is up to date)
+
+.PHONY: run
+run: $(READY) ## Serve checkpoints/debug on this machine and print a curl to paste (HTTP_PORT=8080 GRPC_PORT=8081)
+	@$(PY) hack/run.py
+
+.PHONY: test
+test: $(READY) ## Run the tests in parallel, with coverage (ARGS="-k name" narrows)
+	@hack/test.sh $(ARGS)
+
+.PHONY: lint
+lint: $(READY) ## ruff, mypy --strict and the import rules
+	@$(VENV)/bin/ruff check .
+	@$(VENV)/bin/ruff format --check .
+	@$(VENV)/bin/mypy
+	@$(VENV)/bin/lint-imports
+
+.PHONY: format
+format: $(READY) ## Format the code and apply safe fixes
+	@$(VENV)/bin/ruff check --fix .
+	@$(VENV)/bin/ruff format .
+
+.PHONY: generate
+generate: $(READY) ## Write what is generated: docs/settings.md
+	@$(PY) hack/generate_settings_docs.py
+
+.PHONY: verify
+verify: $(READY) ## Fail when something generated or pinned is stale
+	@$(PY) hack/generate_settings_docs.py --check
+	@hack/lock.sh --check
+
+.PHONY: lock
+lock: $(READY) ## Pin requirements/*.in again (ARGS=--upgrade moves every pin)
+	@UV="$$(VENV=$(VENV) hack/find_uv.sh)" hack/lock.sh $(ARGS)
+
+.PHONY: clean
+clean: ## Remove the environment and everything that was made by these targets
+	rm -rf $(VENV) .run .coverage .coverage.* htmlcov .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis dist build *.egg-info
+	find . -name __pycache__ -type d -not -path './.git/*' -prune -exec rm -rf {} +

@@ -1,0 +1,1 @@
+"""Makes `checkpoints/debug/` from nothing: scenes, training, calibration, files."""

@@ -1,0 +1,1 @@
+"""realfake: tell real photographs from fake ones, as a KServe predictor."""

@@ -1,0 +1,1 @@
+"""What is served: a model directory, read, checked, and turned into a network."""

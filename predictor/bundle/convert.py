@@ -1,0 +1,149 @@
+"""What `python -m predictor model …` does: look at a bundle, prove it, make one from a `.pth`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.numpy import save_file
+from safetensors.torch import save_file as save_tensors
+
+from predictor.bundle.loader import build_module, fill_module, load_module, read_weights
+from predictor.bundle.manifest import (
+    CONFIG,
+    GOLDEN,
+    WEIGHTS,
+    Manifest,
+    read_golden_vectors,
+    read_manifest,
+    write_realfake_json,
+)
+from predictor.errors import BundleError
+
+GOLDEN_TOLERANCE = 1e-4
+GOLDEN_COUNT = 4
+
+
+def inspect(path: Path, *, allow_pth: bool = False) -> dict[str, Any]:
+    """Describe a bundle as plain data.
+
+    Raises:
+        BundleError: it cannot be described.
+    """
+    manifest = read_manifest(path, allow_pth=allow_pth)
+    described = asdict(manifest)
+    described["path"], described["weights"] = str(manifest.path), manifest.weights.name
+    return described
+
+
+def verify(path: Path, *, allow_pth: bool = False) -> list[str]:
+    """Prove a bundle as a server would before it is ready, on the CPU.
+
+    Returns:
+        What was proven, a line each.
+
+    Raises:
+        BundleError: the first thing that does not hold.
+    """
+    manifest = read_manifest(path, allow_pth=allow_pth)
+    proven = [
+        f"{len(manifest.files)} digests match"
+        if manifest.files
+        else "no realfake.json: nothing says what the digests should be"
+    ]
+    module = load_module(manifest)
+    proven.append(f"{manifest.architecture}: every tensor is there, finite and of its shape")
+    golden = read_golden_vectors(manifest)
+    if golden is None:
+        return [*proven, "no golden vectors to replay"]
+    difference = float(
+        np.abs(_answers(module, manifest, golden.pixels) - golden.probabilities).max()
+    )
+    if not difference <= GOLDEN_TOLERANCE:
+        raise BundleError(f"golden vectors: an answer differs by {difference:.2g}")
+    return [*proven, f"{len(golden.pixels)} golden vectors answered within {difference:.1g}"]
+
+
+def convert(
+    checkpoint: Path,
+    output: Path,
+    *,
+    architecture: str,
+    label_names: Sequence[str],
+    fake_labels: Sequence[str],
+    input_size: int | None = None,
+    version: str = "1",
+) -> Manifest:
+    """Make a bundle from a pickled state dict (read with `weights_only=True`).
+
+    Labels that are not named in `fake_labels` mean real. Thresholds are left at 0.5 and the
+    temperature at 1: nobody has calibrated this model yet.
+
+    Raises:
+        BundleError: the checkpoint does not fit, or `output` is not empty.
+    """
+    if output.exists() and any(output.iterdir()):
+        raise BundleError(f"{output}: is not empty; name a new directory")
+    module = build_module(architecture, len(label_names), {})
+    fill_module(module, read_weights(checkpoint), checkpoint.name)
+    output.mkdir(parents=True, exist_ok=True)
+    _write_config(output, module, architecture, label_names, input_size)
+    save_tensors(
+        {name: tensor.contiguous() for name, tensor in module.state_dict().items()},
+        output / WEIGHTS,
+    )
+    fields = {
+        "version": version,
+        "temperature": 1.0,
+        "labels": {
+            "fake": list(fake_labels),
+            "real": [name for name in label_names if name not in fake_labels],
+        },
+    }
+    write_realfake_json(output, fields)
+    manifest = read_manifest(output)
+    height, width = manifest.preprocessing.input_size
+    noise = np.random.default_rng(0).integers(
+        0, 256, (GOLDEN_COUNT, height, width, 3), dtype=np.uint8
+    )
+    answers = _answers(module.eval(), manifest, noise)
+    save_file({"pixels": noise, "probabilities": answers}, output / GOLDEN)
+    write_realfake_json(output, fields)
+    return read_manifest(output)
+
+
+def _write_config(
+    output: Path,
+    module: torch.nn.Module,
+    architecture: str,
+    label_names: Sequence[str],
+    input_size: int | None,
+) -> None:
+    cfg = dict(getattr(module, "pretrained_cfg", None) or {})
+    known = ("input_size", "interpolation", "crop_pct", "crop_mode", "mean", "std")
+    preprocessing = {name: cfg[name] for name in known if cfg.get(name) is not None}
+    if input_size is not None:
+        preprocessing["input_size"] = [3, input_size, input_size]
+    config = {
+        "architecture": architecture,
+        "num_classes": len(label_names),
+        "label_names": list(label_names),
+        "pretrained_cfg": preprocessing,
+    }
+    (output / CONFIG).write_text(json.dumps(config, indent=2) + "\n")
+
+
+def _answers(module: torch.nn.Module, manifest: Manifest, pixels: Any) -> Any:
+    """Probabilities float32 (n, K) of uint8 (n, H, W, 3), by the plainest way there is."""
+    preprocessing = manifest.preprocessing
+    mean = torch.tensor(preprocessing.mean).view(1, 3, 1, 1)
+    std = torch.tensor(preprocessing.std).view(1, 3, 1, 1)
+    batch = torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 255
+    with torch.inference_mode():
+        logits = module((batch - mean) / std).double()
+    return torch.softmax(logits / manifest.temperature, dim=1).float().numpy()

@@ -1,0 +1,44 @@
+"""From a probability to a word: which labels mean fake, and where the lines are."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True, slots=True)
+class Threshold:
+    """A line on `fake_prob`, with the error rate measured at it (None: never measured)."""
+
+    value: float
+    error_rate: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Verdicts:
+    """What the labels mean.
+
+    Attributes:
+        fake_labels, real_labels: indices; together every label once.
+        fake_at_least: at or above it the verdict is `fake`; its error rate is the share of
+            real photographs that end there.
+        real_at_most: below `fake_at_least` and at or below this the verdict is `real`; its error
+            rate is the share of fakes that end there. Between the two lines it is `uncertain`.
+    """
+
+    fake_labels: tuple[int, ...]
+    real_labels: tuple[int, ...]
+    fake_at_least: Threshold
+    real_at_most: Threshold
+
+    def fake_probability(self, probabilities: NDArray[np.float32]) -> float:
+        """Sum of the fake labels' probabilities; `probabilities` has shape (K,)."""
+        return float(probabilities[list(self.fake_labels)].sum())
+
+    def decide(self, fake_prob: float) -> Literal["fake", "real", "uncertain"]:
+        if fake_prob >= self.fake_at_least.value:
+            return "fake"
+        return "real" if fake_prob <= self.real_at_most.value else "uncertain"

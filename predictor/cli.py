@@ -1,0 +1,279 @@
+"""The command line. Each command calls one function, and imports it when it runs."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from collections.abc import Callable, Sequence
+from getpass import getpass
+from pathlib import Path
+from typing import Final, TypeAlias
+
+from predictor.errors import SettingsError, StartupError
+
+log = logging.getLogger("predictor.cli")
+
+Command: TypeAlias = Callable[[argparse.Namespace], int]
+
+_TAKES_SETTINGS: Final = ("serve", "check", "score")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command.
+
+    Returns:
+        The exit code: 0, 1 when the answer is no, 2 for wrong arguments or settings,
+        3 for a bundle that cannot be served.
+    """
+    from predictor.settings.sources import split_flags
+
+    flags, rest = split_flags(sys.argv[1:] if argv is None else argv)
+    parser = _parser()
+    args = parser.parse_args(rest)
+    if flags and args.command not in _TAKES_SETTINGS:
+        parser.error(f"`{args.command}` takes no settings, and {flags[0].partition('=')[0]} is one")
+    args.settings_flags = flags
+    command: Command = args.run
+    try:
+        return command(args)
+    except StartupError as error:
+        if command is _serve:
+            _log_refusal(error)
+        if command is not _serve or sys.stderr.isatty():
+            print(f"realfake: {error.message}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m predictor",
+        description="realfake: tell real photographs from fake ones, as a KServe predictor.",
+        allow_abbrev=False,
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    _add(commands, "serve", _serve, "serve a model bundle over HTTP and gRPC")
+    check = _add(commands, "check", _check, "validate the settings and print them, with sources")
+    check.add_argument("--json", action="store_true", help="print JSON instead of YAML")
+    score = _add(commands, "score", _score, "classify files and folders of pictures")
+    score.add_argument("paths", nargs="+", type=Path, metavar="PATH")
+    score.add_argument(
+        "--output", required=True, type=Path, metavar="FILE", help="*.jsonl, *.csv or *.parquet"
+    )
+    score.add_argument(
+        "--no-resume",
+        dest="resume",
+        action="store_false",
+        help="score everything again instead of going on where FILE ends",
+    )
+    _add_keys(commands)
+    _add_model(commands)
+    return parser
+
+
+def _add(
+    commands: argparse._SubParsersAction[argparse.ArgumentParser],
+    name: str,
+    run: Command,
+    about: str,
+) -> argparse.ArgumentParser:
+    epilog = None
+    if name in _TAKES_SETTINGS:
+        from predictor.settings import knobs
+        from predictor.settings.reference import as_flags
+
+        epilog = (
+            "settings, with defaults (in the environment REALFAKE_GROUP__NAME; in the YAML file\n"
+            f"that REALFAKE_CONFIG_FILE names, the same names):\n{as_flags(knobs().values())}"
+        )
+    parser = commands.add_parser(
+        name,
+        help=about,
+        description=about[0].upper() + about[1:] + ".",
+        epilog=epilog,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.set_defaults(run=run)
+    return parser
+
+
+def _add_keys(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    keys = commands.add_parser("keys", help="make and check API keys", allow_abbrev=False)
+    actions = keys.add_subparsers(dest="action", required=True, metavar="ACTION")
+    new = _add(actions, "new", _keys_new, "print a new API key")
+    new.add_argument("--id", metavar="ID", help="who will use it; shown in logs and metrics")
+    new.add_argument("--dir", type=Path, help="also write it to DIR/ID, readable by you only")
+    _add(actions, "hash", _keys_hash, "print what a Secret may hold instead of the key on stdin")
+    verify = _add(actions, "verify", _keys_verify, "say which key of DIR the key on stdin is")
+    verify.add_argument("dir", type=Path, metavar="DIR")
+
+
+def _add_model(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    model = commands.add_parser("model", help="look at and make model bundles", allow_abbrev=False)
+    actions = model.add_subparsers(dest="action", required=True, metavar="ACTION")
+    for name, run, about in (
+        ("inspect", _model_inspect, "print what a bundle says about itself, as JSON"),
+        ("verify", _model_verify, "check digests, weights and golden vectors"),
+    ):
+        action = _add(actions, name, run, about)
+        action.add_argument("path", type=Path, metavar="DIR")
+        action.add_argument("--allow-pth", action="store_true", help="accept a pickled .pth")
+    convert = _add(actions, "convert", _model_convert, "make a bundle from a .pth state dict")
+    convert.add_argument("checkpoint", type=Path, metavar="FILE.pth")
+    convert.add_argument("output", type=Path, metavar="DIR", help="a new directory")
+    convert.add_argument("--architecture", required=True, metavar="NAME", help="timm's name")
+    convert.add_argument("--labels", required=True, metavar="A,B", help="in the network's order")
+    convert.add_argument("--fake", required=True, metavar="A", help="labels that mean fake")
+    convert.add_argument("--input-size", type=int, metavar="PIXELS", help="default: timm's own")
+    convert.add_argument("--version", default="1", help="name of this version (default 1)")
+
+
+def _serve(args: argparse.Namespace) -> int:
+    from predictor.settings import load_settings
+    from predictor.telemetry.logging import configure_logging
+
+    settings = load_settings(args.settings_flags)
+    configure_logging(settings.telemetry.log_level)
+
+    from predictor.serving.server import serve
+
+    return serve(settings)
+
+
+def _log_refusal(error: StartupError) -> None:
+    """A pod's streams end in one place, where every line is expected to be JSON."""
+    from predictor.telemetry.logging import configure_logging
+
+    configure_logging("INFO")
+    log.critical(error.message, extra={"exit_code": error.exit_code})
+
+
+def _check(args: argparse.Namespace) -> int:
+    import json
+
+    from predictor.settings import effective, resolve
+    from predictor.settings.reference import as_yaml
+
+    resolved = resolve(args.settings_flags)
+    values = effective(resolved.settings)
+    if args.json:
+        print(json.dumps({"settings": values, "sources": dict(resolved.sources)}, indent=2))
+    else:
+        print(as_yaml(values, resolved.sources))
+    return 0
+
+
+def _keys_new(args: argparse.Namespace) -> int:
+    from predictor.security import api_keys
+
+    key = api_keys.generate()
+    if args.dir is not None:
+        if args.id is None:
+            raise SettingsError("--dir needs --id: the file's name is the key's id")
+        path = api_keys.store(key, args.dir, args.id)
+        print(f"wrote {path}", file=sys.stderr)
+    print(f"a Secret may hold sha256:{api_keys.digest_of(key)} instead of the key", file=sys.stderr)
+    print(key)
+    return 0
+
+
+def _keys_hash(args: argparse.Namespace) -> int:
+    from predictor.security import api_keys
+
+    try:
+        print(f"sha256:{api_keys.digest_of(_read_key())}")
+    except ValueError as error:
+        raise SettingsError(f"the key on stdin is {error}") from None
+    return 0
+
+
+def _keys_verify(args: argparse.Namespace) -> int:
+    from predictor.security import api_keys
+
+    keys = api_keys.ApiKeys.from_directory(args.dir)
+    key = _read_key()
+    key_id = keys.verify(key.encode("utf-8", "surrogateescape"))
+    if key_id is not None:
+        print(key_id)
+        return 0
+    cut = key.startswith(api_keys.PREFIX) and not api_keys.is_well_formed(key)
+    reason = "its checksum is wrong: cut or mistyped in copying" if cut else "it is none of these"
+    print(f"realfake: not a key in {args.dir}: {reason}", file=sys.stderr)
+    return 1
+
+
+def _read_key() -> str:
+    """The key from stdin: arguments end up in shell histories and process lists."""
+    return getpass("API key: ") if sys.stdin.isatty() else sys.stdin.readline().rstrip("\r\n")
+
+
+def _model_inspect(args: argparse.Namespace) -> int:
+    import json
+
+    from predictor.bundle.convert import inspect
+
+    print(json.dumps(inspect(args.path, allow_pth=args.allow_pth), indent=2))
+    return 0
+
+
+def _model_verify(args: argparse.Namespace) -> int:
+    from predictor.bundle.convert import verify
+
+    for line in verify(args.path, allow_pth=args.allow_pth):
+        print(f"ok: {line}")
+    return 0
+
+
+def _model_convert(args: argparse.Namespace) -> int:
+    from predictor.bundle.convert import convert
+
+    manifest = convert(
+        args.checkpoint,
+        args.output,
+        architecture=args.architecture,
+        label_names=args.labels.split(","),
+        fake_labels=args.fake.split(","),
+        input_size=args.input_size,
+        version=args.version,
+    )
+    print(f"wrote {manifest.path} ({manifest.digest[:12]})")
+    return 0
+
+
+def _score(args: argparse.Namespace) -> int:
+    import asyncio
+
+    from predictor.settings import resolve
+
+    settings = resolve(args.settings_flags, serving=False).settings
+
+    from tqdm import tqdm
+
+    from predictor.inference.classifier import load_classifier
+    from predictor.inference.scoring import find_pictures, score_paths
+
+    files = find_pictures(args.paths)
+    classifier = load_classifier(settings)
+
+    async def run() -> int:
+        with tqdm(total=len(files), unit="picture", disable=None) as bar:
+            summary = await score_paths(
+                classifier,
+                files,
+                args.output,
+                resume=args.resume,
+                max_bytes=settings.limits.max_image_bytes,
+                progress=bar.update,
+            )
+        await classifier.close()
+        print(
+            f"{summary.classified} classified, {summary.refused} refused, "
+            f"{summary.resumed} taken over from an earlier run: {args.output}",
+            file=sys.stderr,
+        )
+        return 0
+
+    return asyncio.run(run())

@@ -1,0 +1,1 @@
+"""How a picture becomes probabilities. Knows nothing of HTTP or KServe."""

@@ -1,0 +1,43 @@
+"""What the batcher asks of a device."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+EngineInput: TypeAlias = NDArray[np.uint8] | NDArray[np.float32]
+
+
+class EngineOutOfMemory(Exception):
+    """The device has no room for a batch of this size; a smaller one may fit."""
+
+
+class Engine(Protocol):
+    """A network on a device. Called from one thread only, never from the event loop."""
+
+    name: str
+    """``torch`` or ``onnx``; a metric label and part of the model's metadata."""
+    device: str
+    """``cpu``, ``cuda:0``."""
+
+    def forward(self, batch: EngineInput) -> NDArray[np.float32]:
+        """Classify a batch.
+
+        Args:
+            batch: uint8 (N, H, W, 3) cropped RGB, normalised on the device; or
+                float32 (N, 3, H, W), already normalised.
+
+        Returns:
+            Logits, float32, shape (N, K), uncalibrated.
+
+        Raises:
+            EngineOutOfMemory: the batch does not fit; the engine is still usable.
+        """
+        ...
+
+    def warm_up(self, batch_sizes: Sequence[int]) -> None:
+        """Run each batch size once, so that the first request pays for no compilation."""
+        ...

@@ -1,0 +1,119 @@
+"""torch on CUDA or the CPU: uint8 crosses to the device, normalisation happens there."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Literal, TypeAlias
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from predictor.bundle.manifest import Preprocessing
+from predictor.errors import SettingsError
+from predictor.inference.engine import EngineInput, EngineOutOfMemory
+
+Dtype: TypeAlias = Literal["auto", "fp32", "fp16", "bf16"]
+
+_HALF = {"fp16": torch.float16, "bf16": torch.bfloat16}
+
+
+class TorchEngine:
+    """A module on a device. Called from one thread only.
+
+    Args:
+        module: (N, 3, H, W) normalised in, logits (N, K) out; in evaluation mode.
+        device: `auto` takes the first GPU when there is one.
+        dtype: `auto` is fp32 on the CPU and fp16 autocast on CUDA.
+        threads: for CPU arithmetic; None takes the CPUs this process may use.
+
+    Raises:
+        SettingsError: a device or dtype that is not to be had here.
+    """
+
+    name = "torch"
+
+    def __init__(
+        self,
+        module: torch.nn.Module,
+        preprocessing: Preprocessing,
+        *,
+        device: str = "auto",
+        dtype: Dtype = "auto",
+        threads: int | None = None,
+    ) -> None:
+        self._device = _resolve(device)
+        self.device = str(self._device)
+        self._half = _half(dtype, self._device)
+        if self._device.type == "cpu":
+            torch.set_num_threads(threads or len(os.sched_getaffinity(0)))
+        self._module = module.eval().to(self._device, memory_format=torch.channels_last)
+        mean = torch.tensor(preprocessing.mean, device=self._device).view(1, 3, 1, 1)
+        std = torch.tensor(preprocessing.std, device=self._device).view(1, 3, 1, 1)
+        self._mean, self._std = mean, std
+        self._input_size = preprocessing.input_size
+
+    @property
+    def tolerance(self) -> float:
+        """How far probabilities may be from the golden ones: half precision has 3 digits."""
+        return 1e-4 if self._half is None else 2e-2
+
+    def forward(self, batch: EngineInput) -> NDArray[np.float32]:
+        """See `Engine.forward`."""
+        try:
+            with torch.inference_mode(), self._autocast():
+                logits = self._module(self._to_device(batch))
+                return logits.float().cpu().numpy()
+        except torch.cuda.OutOfMemoryError:
+            torch.cuda.empty_cache()
+            raise EngineOutOfMemory from None
+
+    def warm_up(self, batch_sizes: Sequence[int]) -> None:
+        """See `Engine.warm_up`; both kinds of input."""
+        height, width = self._input_size
+        for size in batch_sizes:
+            self.forward(np.zeros((size, height, width, 3), dtype=np.uint8))
+            self.forward(np.zeros((size, 3, height, width), dtype=np.float32))
+
+    def _to_device(self, batch: EngineInput) -> torch.Tensor:
+        host = torch.from_numpy(np.ascontiguousarray(batch))
+        if self._device.type == "cuda":
+            host = host.pin_memory()
+        tensor = host.to(self._device, non_blocking=True)
+        if tensor.dtype == torch.uint8:
+            # NHWC seen as NCHW is channels_last already; the same arithmetic as ToTensor and
+            # Normalize, in the same order, so that answers match timm's to the last bit.
+            return ((tensor.permute(0, 3, 1, 2).float() / 255) - self._mean) / self._std
+        return tensor.contiguous(memory_format=torch.channels_last)
+
+    def _autocast(self) -> AbstractContextManager[object]:
+        if self._half is None:
+            return nullcontext()
+        return torch.autocast(self._device.type, dtype=self._half)
+
+
+def _resolve(device: str) -> torch.device:
+    available = torch.cuda.is_available()
+    if device == "auto":
+        return torch.device("cuda:0" if available else "cpu")
+    resolved = torch.device(device)
+    if resolved.type == "cuda" and (
+        not available or (resolved.index or 0) >= torch.cuda.device_count()
+    ):
+        raise SettingsError(
+            f"model.device: {device} is not here (torch sees {torch.cuda.device_count()} GPUs); "
+            "set auto or cpu, or give the pod a GPU"
+        )
+    return resolved
+
+
+def _half(dtype: Dtype, device: torch.device) -> torch.dtype | None:
+    if dtype == "auto":
+        return torch.float16 if device.type == "cuda" else None
+    if dtype == "fp32":
+        return None
+    if device.type == "cpu":
+        raise SettingsError(f"model.dtype: {dtype} is for GPUs; set auto or fp32 on a CPU")
+    return _HALF[dtype]

@@ -1,0 +1,1 @@
+"""Wire formats to pictures and back; pure translation, no I/O."""

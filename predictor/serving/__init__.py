@@ -1,0 +1,1 @@
+"""The shell around the classifier: kserve, HTTP and gRPC. Nothing below imports these."""

@@ -1,0 +1,223 @@
+"""The pure-ASGI edge: everything that happens to a request before and after its route.
+
+request id → route → API key → place → body → deadline and disconnect → route → one answer,
+one access log line
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import time
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any, Final
+
+import orjson
+
+from predictor.errors import (
+    DeadlineExceeded,
+    InternalError,
+    MethodNotAllowed,
+    NotFound,
+    NotReady,
+    Unauthenticated,
+    WireError,
+)
+from predictor.serving.http import (
+    JSON,
+    ClientDisconnected,
+    HttpRequest,
+    HttpResponse,
+    Receive,
+    Send,
+    decompress,
+    drain,
+    read_body,
+)
+from predictor.serving.lifecycle import Lifecycle
+from predictor.serving.policy import LATE, Policy, request_id
+from predictor.serving.routes import Match, Routes
+from predictor.settings import LimitSettings
+from predictor.telemetry.logging import request_id_var
+
+log = logging.getLogger("predictor.edge")
+access_log = logging.getLogger("predictor.access")
+
+DISCONNECTED: Final = 499
+"""nginx's status for a caller that hung up; only ever logged."""
+LINGER_S: Final = 2.0
+
+
+@dataclass(slots=True)
+class _Exchange:
+    """What is known of one request so far, for its answer and its log line."""
+
+    method: str
+    headers: dict[str, str]
+    request_id: str
+    arrived: float
+    match: Match
+    key_id: str | None = None
+    body_read: bool = False
+
+
+class Edge:
+    """The ASGI application."""
+
+    def __init__(
+        self, routes: Routes, policy: Policy, lifecycle: Lifecycle, limits: LimitSettings
+    ) -> None:
+        self._routes = routes
+        self._policy = policy
+        self._lifecycle = lifecycle
+        self._limits = limits
+
+    async def __call__(self, scope: Any, receive: Receive, send: Send) -> None:
+        headers: dict[str, str] = {}
+        for name, value in scope["headers"]:
+            headers.setdefault(name.decode("latin-1"), value.decode("latin-1"))
+        exchange = _Exchange(
+            method=scope["method"],
+            headers=headers,
+            request_id=request_id(headers.get("x-request-id")),
+            arrived=time.monotonic(),
+            match=self._routes.match(scope["method"], scope["path"]),
+        )
+        request_id_var.set(exchange.request_id)
+        error: WireError | None = None
+        try:
+            response = await self._answer(exchange, scope, receive)
+        except WireError as caught:
+            error = caught
+            response = self._error(exchange, caught)
+        except ClientDisconnected:
+            self._log(exchange, DISCONNECTED, "CLIENT_DISCONNECTED")
+            return
+        except Exception:
+            log.exception("unhandled error")
+            error = InternalError()
+            response = self._error(exchange, error)
+        self._log(exchange, response.status, error.code if error else "OK")
+        await self._send(exchange, response, receive, send)
+
+    async def _answer(self, exchange: _Exchange, scope: Any, receive: Receive) -> HttpResponse:
+        route = exchange.match.route
+        if route is None or not route.public:
+            exchange.key_id = self._policy.authenticate(scope["headers"])
+        if route is None:
+            if exchange.match.allowed:
+                raise MethodNotAllowed(f"use {' or '.join(exchange.match.allowed)} here")
+            raise NotFound("no such route")
+        place: AbstractContextManager[None] = nullcontext()
+        if route.inference:
+            place = self._policy.admit()
+        with place:
+            request = HttpRequest(
+                method=exchange.method,
+                path_params=exchange.match.params,
+                headers=exchange.headers,
+                request_id=exchange.request_id,
+                arrived=exchange.arrived,
+                deadline=self._policy.deadline(exchange.headers.get("x-request-timeout-ms")),
+            )
+            if not route.inference:
+                return await route.handler(request)
+            request.body = await self._body(exchange, receive)
+            return await _run(route.handler(request), receive, request.deadline)
+
+    async def _body(self, exchange: _Exchange, receive: Receive) -> bytes:
+        limit = self._limits.max_request_bytes
+        body = await read_body(
+            receive,
+            limit=limit,
+            timeout_s=self._limits.receive_timeout_s,
+            length=exchange.headers.get("content-length"),
+        )
+        exchange.body_read = True
+        return await decompress(body, exchange.headers.get("content-encoding"), limit=limit)
+
+    def _error(self, exchange: _Exchange, error: WireError) -> HttpResponse:
+        body = {"error": error.message, "code": error.code, "request_id": exchange.request_id}
+        if exchange.match.legacy:
+            body["detail"] = error.message  # what clients of the old service read
+        headers = {}
+        if error.retry_after_s is not None:
+            headers["retry-after"] = str(math.ceil(error.retry_after_s))
+        if isinstance(error, Unauthenticated):
+            headers["www-authenticate"] = "Bearer"
+        if isinstance(error, MethodNotAllowed):
+            headers["allow"] = ", ".join(exchange.match.allowed)
+        return HttpResponse(orjson.dumps(body), error.http_status, JSON, headers)
+
+    async def _send(
+        self, exchange: _Exchange, response: HttpResponse, receive: Receive, send: Send
+    ) -> None:
+        headers = {
+            "content-type": response.content_type,
+            "content-length": str(len(response.body)),
+            "x-request-id": exchange.request_id,
+            **response.headers,
+        }
+        unread = not exchange.body_read and _has_body(exchange.headers)
+        if unread or self._lifecycle.is_draining:
+            # While draining: callers move their next request to another replica, instead of
+            # meeting a connection that closes under it.
+            headers["connection"] = "close"
+        raw = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers.items()]
+        await send({"type": "http.response.start", "status": response.status, "headers": raw})
+        await send({"type": "http.response.body", "body": response.body, "more_body": unread})
+        if unread:
+            await drain(receive, limit=2 * self._limits.max_request_bytes, timeout_s=LINGER_S)
+            await send({"type": "http.response.body", "body": b""})
+
+    def _log(self, exchange: _Exchange, status: int, code: str) -> None:
+        route = exchange.match.route
+        # Probes ask every few seconds, and not-ready is an answer they expect.
+        quiet = route is not None and route.public and code in ("OK", NotReady.code)
+        access_log.log(
+            logging.DEBUG if quiet else logging.INFO,
+            "request",
+            extra={
+                "protocol": "http",
+                "method": exchange.method,
+                "route": route.path if route else None,
+                "status": status,
+                "code": code,
+                "duration_ms": round((time.monotonic() - exchange.arrived) * 1000, 3),
+                "key_id": exchange.key_id,
+            },
+        )
+
+
+def _has_body(headers: dict[str, str]) -> bool:
+    return headers.get("content-length", "0") != "0" or "transfer-encoding" in headers
+
+
+async def _run(handler: Any, receive: Receive, deadline: float) -> HttpResponse:
+    """Run a handler until it answers, its caller hangs up, or its time is over."""
+    task: asyncio.Task[HttpResponse] = asyncio.ensure_future(handler)
+    hang_up = asyncio.ensure_future(_disconnect(receive))
+    try:
+        await asyncio.wait(
+            {task, hang_up},
+            timeout=max(0.0, deadline - time.monotonic()),
+            return_when=asyncio.FIRST_COMPLETED,
+        )
+        if task.cancelled():  # by something below us, not by our caller: never leave it unanswered
+            raise NotReady("the server is stopping; retry on another replica")
+        if task.done():
+            return task.result()
+        if hang_up.done():
+            raise ClientDisconnected
+        raise DeadlineExceeded(LATE)
+    finally:
+        hang_up.cancel()
+        if not task.done():
+            task.cancel()
+
+
+async def _disconnect(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass

@@ -1,0 +1,128 @@
+"""The gRPC edge: the same policy as HTTP's, as one server interceptor."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any, Final, NoReturn
+
+import grpc
+from google.protobuf.duration_pb2 import Duration
+from google.rpc.error_details_pb2 import ErrorInfo, RetryInfo
+from google.rpc.status_pb2 import Status
+
+from predictor.errors import InternalError, NotReady, WireError
+from predictor.serving.policy import Policy, request_id
+from predictor.telemetry.logging import request_id_var
+
+log = logging.getLogger("predictor.edge")
+access_log = logging.getLogger("predictor.access")
+
+Context = grpc.aio.ServicerContext
+Behavior = Callable[[Any, Context], Awaitable[Any]]
+
+PUBLIC: Final = frozenset(
+    {
+        "/inference.GRPCInferenceService/ServerLive",
+        "/inference.GRPCInferenceService/ServerReady",
+        "/inference.GRPCInferenceService/ModelReady",
+        "/grpc.health.v1.Health/Check",
+        "/grpc.health.v1.Health/Watch",
+    }
+)
+ERROR_DOMAIN: Final = "realfake"
+
+
+class GrpcEdge(grpc.aio.ServerInterceptor):
+    """Request id, API key, one status, one access log line."""
+
+    def __init__(self, policy: Policy) -> None:
+        self._policy = policy
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Any]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> Any:
+        handler = await continuation(handler_call_details)
+        if handler is None or handler.unary_unary is None:  # unknown, or Health/Watch
+            return handler
+        return grpc.unary_unary_rpc_method_handler(
+            self._wrap(handler_call_details.method, handler.unary_unary),
+            request_deserializer=handler.request_deserializer,
+            response_serializer=handler.response_serializer,
+        )
+
+    def _wrap(self, method: str, behavior: Behavior) -> Behavior:
+        async def call(request: Any, context: Context) -> Any:
+            started = time.monotonic()
+            metadata = {
+                name: value
+                for name, value in context.invocation_metadata() or ()
+                if isinstance(value, str)
+            }
+            identity = request_id(metadata.get("x-request-id"))
+            request_id_var.set(identity)
+            context.set_trailing_metadata((("x-request-id", identity),))
+            record: dict[str, Any] = {"protocol": "grpc", "route": method, "key_id": None}
+            code = "CANCELLED"
+            try:
+                if method not in PUBLIC:
+                    record["key_id"] = self._policy.authenticate(_raw_metadata(context))
+                answer = await behavior(request, context)
+                code = "OK"
+                return answer
+            except WireError as error:
+                code = error.code
+                await _abort(context, error, identity)
+            except asyncio.CancelledError:
+                if context.cancelled() or context.done():
+                    raise  # the caller hung up or its deadline passed
+                # Something below us was cancelled; unanswered, the caller would wait forever.
+                error = NotReady("the server is stopping; retry on another replica")
+                code = error.code
+                await _abort(context, error, identity)
+            except grpc.aio.AbortError:
+                code = "ABORTED"
+                raise
+            except Exception:
+                log.exception("unhandled error")
+                code = InternalError.code
+                await _abort(context, InternalError(), identity)
+            finally:
+                record |= {
+                    "code": code,
+                    "duration_ms": round((time.monotonic() - started) * 1000, 3),
+                }
+                quiet = method in PUBLIC and code == "OK"
+                access_log.log(logging.DEBUG if quiet else logging.INFO, "request", extra=record)
+
+        return call
+
+
+def _raw_metadata(context: Context) -> list[tuple[bytes, bytes]]:
+    return [
+        (name.encode(), value if isinstance(value, bytes) else value.encode())
+        for name, value in context.invocation_metadata() or ()
+    ]
+
+
+async def _abort(context: Context, error: WireError, identity: str) -> NoReturn:
+    """End the call with the error's status, `ErrorInfo`, and `RetryInfo` where a retry helps."""
+    code = grpc.StatusCode[error.grpc_status]
+    message = f"{error.code}: {error.message}"
+    status = Status(code=code.value[0], message=message)
+    info = ErrorInfo(reason=error.code, domain=ERROR_DOMAIN, metadata={"request_id": identity})
+    status.details.add().Pack(info)
+    if error.retry_after_s is not None:
+        delay = Duration()
+        delay.FromMilliseconds(int(error.retry_after_s * 1000))
+        status.details.add().Pack(RetryInfo(retry_delay=delay))
+    trailing = (
+        ("x-request-id", identity),
+        ("grpc-status-details-bin", status.SerializeToString()),
+    )
+    await context.abort(code, message, trailing)
+    raise AssertionError("abort always raises")

@@ -1,0 +1,71 @@
+"""`grpc.health.v1.Health`, true to the lifecycle.
+
+grpcio-health-checking's own servicer keeps `Watch` streams open while the server stops, so
+that a stop waits out its whole grace for one watching client; this one ends them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from predictor.serving.data_plane import RealFakeDataPlane
+from predictor.serving.lifecycle import State
+
+OVERALL = ""
+V2_SERVICE = "inference.GRPCInferenceService"
+
+_SERVING = health_pb2.HealthCheckResponse.SERVING
+_NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
+_UNKNOWN = health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
+
+
+class HealthServicer(health_pb2_grpc.HealthServicer):  # type: ignore[misc]  # untyped package
+    """Answers for the server (``""``), the V2 service, and each model by name."""
+
+    def __init__(self, plane: RealFakeDataPlane) -> None:
+        self._plane = plane
+        self._changed = asyncio.Event()
+        self._ended = False
+        plane.lifecycle.on_change(self._wake)
+
+    def end_watches(self) -> None:
+        """Finish every `Watch` stream, so that they do not hold up the server's stop."""
+        self._ended = True
+        self._changed.set()
+
+    def _wake(self, state: State) -> None:
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+    async def _status(self, service: str) -> int | None:
+        if service in (OVERALL, V2_SERVICE):
+            ready = await self._plane.ready()
+        elif service in self._plane.model_registry.get_models():
+            ready = await self._plane.model_ready(service)
+        else:
+            return None
+        return int(_SERVING if ready else _NOT_SERVING)
+
+    async def Check(self, request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
+        status = await self._status(request.service)
+        if status is None:
+            await context.abort(grpc.StatusCode.NOT_FOUND, "NOT_FOUND: no such service")
+        return health_pb2.HealthCheckResponse(status=status)
+
+    async def Watch(
+        self, request: Any, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> AsyncIterator[Any]:
+        last: int | None = None
+        while not self._ended:
+            changed = self._changed
+            status = await self._status(request.service)
+            current = int(_UNKNOWN) if status is None else status
+            if current != last:
+                last = current
+                yield health_pb2.HealthCheckResponse(status=current)
+            await changed.wait()

@@ -1,0 +1,149 @@
+"""An HTTP request and its answer, as the routes see them; and reading a body safely."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import zlib
+from collections.abc import Awaitable, Callable, MutableMapping
+from dataclasses import dataclass, field
+from typing import Any, Final, TypeAlias
+
+import orjson
+
+from predictor.errors import InvalidRequest, PayloadTooLarge, RequestTimeout, UnsupportedMedia
+
+Message: TypeAlias = MutableMapping[str, Any]
+Receive: TypeAlias = Callable[[], Awaitable[Message]]
+Send: TypeAlias = Callable[[Message], Awaitable[None]]
+
+JSON: Final = "application/json"
+_GZIP_OR_ZLIB = 32 + zlib.MAX_WBITS
+"""zlib's window setting for "tell gzip and zlib apart by their header"."""
+
+
+class ClientDisconnected(Exception):
+    """The caller hung up: nobody is left to answer."""
+
+
+@dataclass(slots=True)
+class HttpRequest:
+    """One request, its body read and decompressed.
+
+    Attributes:
+        headers: lower-case names; the first value where a name repeats.
+        arrived: `time.monotonic()` when the headers were read.
+        deadline: `time.monotonic()` by which to answer.
+    """
+
+    method: str
+    path_params: dict[str, str]
+    headers: dict[str, str]
+    request_id: str
+    arrived: float
+    deadline: float
+    body: bytes = b""
+
+    @property
+    def content_type(self) -> str:
+        """The media type without parameters, lower case; empty when none was sent."""
+        return self.headers.get("content-type", "").partition(";")[0].strip().lower()
+
+
+@dataclass(frozen=True, slots=True)
+class HttpResponse:
+    body: bytes
+    status: int = 200
+    content_type: str = JSON
+    headers: dict[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def json(cls, value: object, status: int = 200) -> HttpResponse:
+        return cls(orjson.dumps(value), status)
+
+
+async def read_body(receive: Receive, *, limit: int, timeout_s: float, length: str | None) -> bytes:
+    """Read a request body that may be hostile.
+
+    Args:
+        limit: most bytes to hold.
+        timeout_s: the whole body must be here by then.
+        length: the Content-Length header, so that an oversized body is refused unread.
+
+    Raises:
+        PayloadTooLarge, RequestTimeout, ClientDisconnected.
+    """
+    if length is not None and length.isdecimal() and int(length) > limit:
+        raise PayloadTooLarge(_too_large(limit))
+    chunks: list[bytes] = []
+    size = 0
+    try:
+        async with asyncio.timeout(timeout_s):
+            while True:
+                message = await receive()
+                if message["type"] == "http.disconnect":
+                    raise ClientDisconnected
+                chunk = message.get("body", b"")
+                size += len(chunk)
+                if size > limit:
+                    raise PayloadTooLarge(_too_large(limit))
+                chunks.append(chunk)
+                if not message.get("more_body", False):
+                    break
+    except TimeoutError:
+        raise RequestTimeout(
+            f"the request body did not arrive within {timeout_s:g} s (limits.receive_timeout_s)"
+        ) from None
+    return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+
+
+async def decompress(body: bytes, encoding: str | None, *, limit: int) -> bytes:
+    """Undo `Content-Encoding: gzip` or `deflate`, in a thread, up to `limit` bytes.
+
+    Raises:
+        UnsupportedMedia: another encoding.
+        InvalidRequest: the body is not what its encoding says, or is cut short.
+        PayloadTooLarge: it grows past `limit`.
+    """
+    name = (encoding or "identity").strip().lower()
+    if name == "identity":
+        return body
+    if name not in ("gzip", "x-gzip", "deflate"):
+        raise UnsupportedMedia("Content-Encoding must be gzip, deflate or identity")
+    return await asyncio.to_thread(_inflate, body, limit)
+
+
+def _inflate(body: bytes, limit: int) -> bytes:
+    inflater = zlib.decompressobj(_GZIP_OR_ZLIB)
+    try:
+        data = inflater.decompress(body, limit + 1)
+    except zlib.error:
+        raise InvalidRequest("the body is not valid gzip or deflate data") from None
+    if len(data) > limit:
+        raise PayloadTooLarge(_too_large(limit) + " after decompression")
+    if not inflater.eof or inflater.unused_data:
+        raise InvalidRequest("the compressed body is cut short or followed by other bytes")
+    return data
+
+
+async def drain(receive: Receive, *, limit: int, timeout_s: float) -> None:
+    """Read and forget what a refused caller still sends.
+
+    Closing a socket with unread bytes makes the kernel reset it, and the caller then loses
+    the answer that says why. Bounded: a caller that goes on is cut off.
+    """
+    seen = 0
+    stop_at = time.monotonic() + timeout_s
+    try:
+        async with asyncio.timeout_at(asyncio.get_running_loop().time() + timeout_s):
+            while seen < limit and time.monotonic() < stop_at:
+                message = await receive()
+                if message["type"] == "http.disconnect" or not message.get("more_body", False):
+                    return
+                seen += len(message.get("body", b""))
+    except TimeoutError:
+        return
+
+
+def _too_large(limit: int) -> str:
+    return f"the request body is larger than {limit} bytes (limits.max_request_bytes)"

@@ -1,0 +1,31 @@
+"""Every setting of the predictor: typed, bounded, documented, checked before a port opens.
+
+Sources, first wins: command line, environment (`REALFAKE_`, nested with `__`), `.env`, the YAML
+file named by REALFAKE_CONFIG_FILE, the defaults in `groups.py`.
+"""
+
+from predictor.settings.groups import (
+    AuthSettings,
+    BatchingSettings,
+    LimitSettings,
+    ModelSettings,
+    ServerSettings,
+    Settings,
+    TelemetrySettings,
+)
+from predictor.settings.loading import Resolved, effective, knobs, load_settings, resolve
+
+__all__ = [
+    "AuthSettings",
+    "BatchingSettings",
+    "LimitSettings",
+    "ModelSettings",
+    "Resolved",
+    "ServerSettings",
+    "Settings",
+    "TelemetrySettings",
+    "effective",
+    "knobs",
+    "load_settings",
+    "resolve",
+]

@@ -1,0 +1,309 @@
+"""Every knob, once: typed, bounded, documented.
+
+`docs/settings.md`, the flags of the command line and the messages for bad values are made from
+these classes, descriptions included.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Final, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+MIB: Final = 1024 * 1024
+
+Port = Annotated[int, Field(ge=0, le=65535)]
+
+
+class _Group(BaseModel):
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", allow_inf_nan=False, hide_input_in_errors=True
+    )
+
+
+class ModelSettings(_Group):
+    """What is served."""
+
+    path: Path = Field(
+        Path("/mnt/models"),
+        description="Directory of the model bundle, or of one bundle below it. The default is "
+        "where KServe's storage initializer puts it.",
+    )
+    name: str = Field(
+        "realfake",
+        examples=["realfake"],
+        pattern=r"^[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?$",
+        description="Name of the model in every route and in every gRPC call. Clients that use "
+        "another name get NOT_FOUND.",
+    )
+    allow_pth: bool = Field(
+        False,
+        description="Also read a pickled `.pth` checkpoint (with `weights_only=True`). Prefer "
+        "`python -m predictor model convert`: safetensors cannot hold code.",
+    )
+    device: str = Field(
+        "auto",
+        examples=["auto", "cpu", "cuda", "cuda:1"],
+        pattern=r"^(auto|cpu|cuda(:[0-9]{1,2})?)$",
+        description="Where the network runs: `auto` takes the first GPU when there is one, else "
+        "the CPU. Naming a device that is missing stops the start.",
+    )
+    dtype: Literal["auto", "fp32", "fp16", "bf16"] = Field(
+        "auto",
+        description="Arithmetic of the network. `auto` is fp32 on a CPU and half precision on a "
+        "GPU. fp32 is closest to what the bundle was measured with; half precision is faster.",
+    )
+
+
+class ServerSettings(_Group):
+    """Where it listens, and how it ends."""
+
+    host: str = Field(
+        "0.0.0.0",
+        min_length=1,
+        description="Address both ports bind to. `127.0.0.1` keeps them to this machine; `::` "
+        "also serves IPv6.",
+    )
+    http_port: Port = Field(
+        8080, description="Port of V1, V2 and /infer over HTTP. 0 takes any free port."
+    )
+    grpc_port: Port = Field(8081, description="Port of gRPC. 0 takes any free port.")
+    drain_delay_s: float = Field(
+        5.0,
+        ge=0,
+        le=300,
+        description="Seconds to keep serving after SIGTERM while answering not-ready, so that "
+        "load balancers notice first. Too short loses requests; too long slows a rollout.",
+    )
+    drain_timeout_s: float = Field(
+        25.0,
+        gt=0,
+        le=3600,
+        description="Seconds the requests in flight get after the delay; what is unfinished then "
+        "is cut. Keep the sum of both below the pod's terminationGracePeriodSeconds.",
+    )
+    keep_alive_s: int = Field(
+        65,
+        ge=1,
+        le=3600,
+        description="Seconds an idle HTTP connection stays open. Longer than the load balancer's "
+        "own idle time, or it sends requests into connections that are closing.",
+    )
+    docs_enabled: bool = Field(
+        False, description="Serve /docs and /openapi.json. Off, they answer NOT_FOUND."
+    )
+
+
+class LimitSettings(_Group):
+    """What one request may cost."""
+
+    max_request_bytes: int = Field(
+        32 * MIB,
+        ge=1024,
+        le=1024 * MIB,
+        description="Bytes in one request, after decompression; more is PAYLOAD_TOO_LARGE. Each "
+        "request in flight may hold this much memory.",
+    )
+    max_pictures: int = Field(
+        32, ge=1, le=1024, description="Pictures in one request; more is INVALID_REQUEST."
+    )
+    max_image_bytes: int = Field(
+        10 * MIB,
+        ge=1024,
+        le=1024 * MIB,
+        description="Bytes in one encoded picture; more is PAYLOAD_TOO_LARGE.",
+    )
+    max_pixels: int = Field(
+        25_000_000,
+        ge=4096,
+        le=400_000_000,
+        description="Width times height of one picture; more is IMAGE_TOO_LARGE. Decoding holds "
+        "about four bytes for each, per decoding worker.",
+    )
+    max_side: int = Field(
+        8192,
+        ge=64,
+        le=65535,
+        description="Longest side of a picture in pixels; more is IMAGE_TOO_LARGE.",
+    )
+    min_side: int = Field(
+        8,
+        ge=1,
+        le=4096,
+        description="Shortest side of a picture in pixels; less is INVALID_IMAGE, because "
+        "enlarging a few pixels says nothing about a photograph.",
+    )
+    max_aspect_ratio: float = Field(
+        20.0,
+        ge=1,
+        le=1000,
+        description="Long side divided by short side; more is IMAGE_TOO_LARGE. A thin strip "
+        "grows by its ratio when the short side is enlarged.",
+    )
+    max_resized_pixels: int = Field(
+        4_000_000,
+        ge=4096,
+        le=400_000_000,
+        description="Pixels of a picture after resizing and before cropping; more is "
+        "IMAGE_TOO_LARGE. Must leave room for the bundle's input size.",
+    )
+    max_jpeg_scans: int = Field(
+        64,
+        ge=1,
+        le=1000,
+        description="Scans in a progressive JPEG; more is IMAGE_TOO_LARGE. Each costs a pass "
+        "over the whole picture.",
+    )
+    max_segments: int = Field(
+        1000,
+        ge=8,
+        le=100_000,
+        description="Segments or chunks in a picture file; more is IMAGE_TOO_LARGE.",
+    )
+    max_json_values: int = Field(
+        1_000_000,
+        ge=1000,
+        le=100_000_000,
+        description="Values in one JSON body; more is PAYLOAD_TOO_LARGE. Parsing numbers stops "
+        "every other request meanwhile; binary tensors and base64 pictures do not count.",
+    )
+    max_in_flight: int = Field(
+        512,
+        ge=1,
+        le=65536,
+        description="Requests admitted at once over all protocols; the next is OVERLOADED, with "
+        "the time to wait. Health answers are not counted.",
+    )
+    max_deadline_s: float = Field(
+        30.0,
+        gt=0,
+        le=3600,
+        description="Seconds after which any request is DEADLINE_EXCEEDED; a client can only "
+        "ask for less.",
+    )
+    receive_timeout_s: float = Field(
+        10.0,
+        gt=0,
+        le=3600,
+        description="Seconds a client may take to send its request; slower ones are cut, so that "
+        "trickled bodies cannot hold places in flight.",
+    )
+
+
+class BatchingSettings(_Group):
+    """How pictures of different requests share the device."""
+
+    max_batch_size: int = Field(
+        32,
+        ge=1,
+        le=1024,
+        description="Pictures in one forward pass. Larger raises throughput on a GPU, and its "
+        "memory; on a CPU it mostly raises latency. Each size is warmed up at start.",
+    )
+    max_queue: int = Field(
+        256,
+        ge=1,
+        le=65536,
+        description="Pictures that may wait for the device; the next is OVERLOADED. Longer turns "
+        "refusals into latency.",
+    )
+    max_wait_ms: float = Field(
+        2.0,
+        ge=0,
+        le=1000,
+        description="Milliseconds a batch may wait for pictures known to be on their way. 0 never "
+        "waits. A lone request never waits.",
+    )
+    decode_workers: int = Field(
+        0,
+        ge=0,
+        le=256,
+        description="Pictures decoded at once. 0 is one per CPU this process may use.",
+    )
+
+
+class AuthSettings(_Group):
+    """Who may ask."""
+
+    mode: Literal["api_key", "none"] = Field(
+        "api_key",
+        description="`api_key` refuses inference without a key from `auth.keys_dir`; `none` "
+        "answers everybody who can reach the ports.",
+    )
+    keys_dir: Path | None = Field(
+        None,
+        description="Directory with one file per API key, as a mounted Secret has it: the file's "
+        "name is the key's id, its content the key or `sha256:` and its digest in hex.",
+    )
+
+
+class TelemetrySettings(_Group):
+    """What it says about itself."""
+
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
+        "INFO",
+        description="Least severe level to log. DEBUG also shows what libraries say; never "
+        "pictures, keys or headers.",
+    )
+
+
+class Settings(_Group):
+    """All settings. Build with `load_settings`; construct directly only in tests."""
+
+    model: ModelSettings = ModelSettings()
+    server: ServerSettings = ServerSettings()
+    limits: LimitSettings = LimitSettings()
+    batching: BatchingSettings = BatchingSettings()
+    auth: AuthSettings = AuthSettings()
+    telemetry: TelemetrySettings = TelemetrySettings()
+
+
+def contradictions(settings: Settings, *, serving: bool) -> Iterator[tuple[str, str, str]]:
+    """Yield pairs of settings that are fine alone and wrong together, with the fix."""
+    server, limits = settings.server, settings.limits
+    batching, auth = settings.batching, settings.auth
+    if limits.min_side > limits.max_side:
+        yield "limits.min_side", "limits.max_side", "no picture passes both; lower the first"
+    if limits.max_image_bytes > limits.max_request_bytes:
+        yield (
+            "limits.max_image_bytes",
+            "limits.max_request_bytes",
+            "no request can carry such a picture; raise the second to at least the first",
+        )
+    if batching.max_batch_size > batching.max_queue:
+        yield (
+            "batching.max_batch_size",
+            "batching.max_queue",
+            "such a batch can never fill; raise the second to at least the first",
+        )
+    if limits.max_pictures > batching.max_queue:
+        yield (
+            "limits.max_pictures",
+            "batching.max_queue",
+            "such a request can never be admitted; raise the second to at least the first",
+        )
+    if batching.max_wait_ms >= limits.max_deadline_s * 1000:
+        yield (
+            "batching.max_wait_ms",
+            "limits.max_deadline_s",
+            "requests would expire while their batch waits; lower the first",
+        )
+    if not serving:
+        return
+    if server.http_port == server.grpc_port != 0:
+        yield "server.http_port", "server.grpc_port", "must differ; change one of them"
+    if auth.mode == "api_key" and auth.keys_dir is None:
+        yield (
+            "auth.mode",
+            "auth.keys_dir",
+            "API keys are required but none are named; set auth.keys_dir to their directory, or "
+            "auth.mode to none to serve everybody who can reach the ports",
+        )
+    if auth.mode == "none" and auth.keys_dir is not None:
+        yield (
+            "auth.mode",
+            "auth.keys_dir",
+            "the keys would be ignored; remove auth.keys_dir, or set auth.mode to api_key",
+        )

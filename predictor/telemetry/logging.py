@@ -1,0 +1,150 @@
+"""One JSON object per line on stdout, from every logger, warning and traceback of the process."""
+
+from __future__ import annotations
+
+import logging
+import math
+import sys
+import threading
+import traceback
+from contextvars import ContextVar
+from datetime import UTC, datetime
+from types import TracebackType
+from typing import Any, Final, TextIO
+
+from pythonjsonlogger.json import JsonFormatter
+
+request_id_var: Final[ContextVar[str | None]] = ContextVar("request_id", default=None)
+trace_id_var: Final[ContextVar[str | None]] = ContextVar("trace_id", default=None)
+
+# The edge writes one access line for each request, on both protocols; these would say it again.
+_SILENCED: Final = ("uvicorn.access", "kserve.trace")
+# INFO of these is about their own workings.
+_QUIET: Final = ("PIL", "asyncio", "grpc", "httpx", "kserve", "timm", "urllib3", "uvicorn")
+
+_uncaught = logging.getLogger("predictor.uncaught")
+
+
+class _Formatter(JsonFormatter):
+    """Fixed fields first, then whatever a call gave as `extra`."""
+
+    def __init__(self) -> None:
+        # ASCII only: U+2028 and its kin end a line for some log collectors.
+        super().__init__(json_ensure_ascii=True)
+
+    def add_fields(
+        self,
+        log_data: dict[str, Any],
+        record: logging.LogRecord,
+        message_dict: dict[str, Any],
+    ) -> None:
+        moment = datetime.fromtimestamp(record.created, UTC)
+        log_data["timestamp"] = moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        log_data["level"] = record.levelname
+        log_data["logger"] = record.name
+        log_data["message"] = record.message
+        for name, variable in (("request_id", request_id_var), ("trace_id", trace_id_var)):
+            if (value := variable.get()) is not None:
+                log_data[name] = value
+        extras: dict[str, Any] = {}
+        super().add_fields(extras, record, message_dict)
+        for name, value in extras.items():
+            log_data.setdefault(name, _finite(value))
+
+    def formatException(self, ei: Any) -> str:
+        """The traceback; without the error's own text while a request is being served."""
+        error: BaseException | None = ei[1]
+        if error is None or request_id_var.get() is None:
+            return "".join(traceback.format_exception(*ei)).rstrip()
+        return _where(error)
+
+
+def _where(error: BaseException) -> str:
+    """Types and places of an error, then of its causes. Its text may quote what a client sent."""
+    parts: list[str] = []
+    seen: set[int] = set()
+    pending: list[BaseException] = [error]
+    while pending:
+        current = pending.pop()
+        if id(current) in seen:
+            continue
+        seen.add(id(current))
+        parts.append(f"{type(current).__module__}.{type(current).__qualname__}")
+        for frame in traceback.extract_tb(current.__traceback__):
+            parts.append(f"  {frame.filename}:{frame.lineno} in {frame.name}")
+        if isinstance(current, BaseExceptionGroup):
+            pending.extend(current.exceptions)
+        cause = current.__cause__ or (None if current.__suppress_context__ else current.__context__)
+        if cause is not None:
+            pending.append(cause)
+    return "\n".join(parts)
+
+
+def _finite(value: Any) -> Any:
+    """JSON has no NaN and no infinity."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    if isinstance(value, dict):
+        return {str(key): _finite(member) for key, member in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(member) for member in value]
+    return value
+
+
+def configure_logging(level: str = "INFO", stream: TextIO | None = None) -> None:
+    """Send every logger, warning and uncaught error through one handler on the root.
+
+    Call it before anything else logs; calling it again replaces what it set up.
+
+    Args:
+        level: Least severe level: DEBUG, INFO, WARNING or ERROR.
+        stream: Stands in for stdout.
+    """
+    handler = logging.StreamHandler(sys.stdout if stream is None else stream)
+    handler.setFormatter(_Formatter())
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(level)
+    for name in list(logging.root.manager.loggerDict):
+        logger = logging.getLogger(name)
+        logger.handlers.clear()
+        logger.propagate = True
+        logger.disabled = False
+    quiet = logging.NOTSET if level == "DEBUG" else max(logging.WARNING, root.level)
+    for name in _QUIET:
+        logging.getLogger(name).setLevel(quiet)
+    for name in _SILENCED:
+        logging.getLogger(name).setLevel(logging.CRITICAL + 1)
+    # kserve installs its own handlers unless it finds one here.
+    logging.getLogger("kserve").addHandler(logging.NullHandler())
+    logging.captureWarnings(True)
+    sys.excepthook = _log_uncaught
+    threading.excepthook = _log_uncaught_in_thread
+    sys.unraisablehook = _log_unraisable
+
+
+def _log_uncaught(
+    kind: type[BaseException], error: BaseException, trace: TracebackType | None
+) -> None:
+    if issubclass(kind, KeyboardInterrupt):
+        return
+    _uncaught.critical("uncaught error", exc_info=(kind, error, trace))
+
+
+def _log_uncaught_in_thread(details: threading.ExceptHookArgs) -> None:
+    if issubclass(details.exc_type, SystemExit):
+        return
+    error = details.exc_value or details.exc_type()
+    name = details.thread.name if details.thread is not None else "unknown"
+    _uncaught.critical(
+        "uncaught error in a thread",
+        exc_info=(details.exc_type, error, details.exc_traceback),
+        extra={"thread_name": name},
+    )
+
+
+def _log_unraisable(details: sys.UnraisableHookArgs) -> None:
+    error = details.exc_value or details.exc_type()
+    _uncaught.error(
+        "error nobody could catch", exc_info=(details.exc_type, error, details.exc_traceback)
+    )

@@ -1,0 +1,217 @@
+"""The parts of the edge that need no server: routes, policy, bodies, JSON size."""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+import time
+import zlib
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+
+from predictor.errors import (
+    InvalidRequest,
+    Overloaded,
+    PayloadTooLarge,
+    RequestTimeout,
+    Unauthenticated,
+    UnsupportedMedia,
+)
+from predictor.protocol.json_size import check_json_size
+from predictor.security.api_keys import ApiKeys
+from predictor.serving.http import (
+    ClientDisconnected,
+    HttpRequest,
+    HttpResponse,
+    decompress,
+    drain,
+    read_body,
+)
+from predictor.serving.policy import Policy, request_id
+from predictor.serving.routes import Route, Routes
+from predictor.settings import LimitSettings
+
+
+async def answer(request: HttpRequest) -> HttpResponse:
+    return HttpResponse(b"")
+
+
+ROUTES = Routes(
+    [
+        Route("GET", "/v1/models/{model}", answer, ""),
+        Route("POST", "/v1/models/{model}:predict", answer, ""),
+        Route("GET", "/v2/models/{model}/versions/{version}", answer, ""),
+    ]
+)
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "params"),
+    [
+        ("GET", "/v1/models/a", {"model": "a"}),
+        ("HEAD", "/v1/models/a", {"model": "a"}),
+        ("POST", "/v1/models/a:predict", {"model": "a"}),
+        ("GET", "/v2/models/a/versions/2026.1", {"model": "a", "version": "2026.1"}),
+    ],
+)
+def test_routes_find_their_parameters(method: str, path: str, params: dict[str, str]) -> None:
+    match = ROUTES.match(method, path)
+    assert match.route is not None
+    assert match.params == params
+
+
+@pytest.mark.parametrize("path", ["/v1/models/", "/v1/models/a/b", "/", ""])
+def test_other_paths_are_nobodys(path: str) -> None:
+    match = ROUTES.match("GET", path)
+    assert match.route is None
+    assert match.allowed == ()
+
+
+def test_a_known_path_names_the_methods_it_has() -> None:
+    assert ROUTES.match("DELETE", "/v1/models/a").allowed == ("GET",)
+
+
+@pytest.mark.parametrize("offered", ["a", "A.b_c-9", "x" * 64])
+def test_safe_request_ids_are_kept(offered: str) -> None:
+    assert request_id(offered) == offered
+
+
+@pytest.mark.parametrize("offered", [None, "", "x" * 65, "a b", "a\nb", "é", "\x1b[31m"])
+def test_unsafe_request_ids_are_replaced(offered: str | None) -> None:
+    made = request_id(offered)
+    assert made != offered
+    assert request_id(made) == made
+
+
+KEY = b"rf_unit-tests-0123456789abcdef"
+
+
+def policy(**limits: Any) -> Policy:
+    import hashlib
+
+    return Policy(ApiKeys({"unit": hashlib.sha256(KEY).digest()}), LimitSettings(**limits))
+
+
+@pytest.mark.parametrize("headers", [[(b"x-api-key", KEY)], [(b"Authorization", b"Bearer " + KEY)]])
+def test_either_header_carries_the_key(headers: list[tuple[bytes, bytes]]) -> None:
+    assert policy().authenticate(headers) == "unit"
+
+
+def test_a_wrong_key_is_refused_and_not_repeated() -> None:
+    with pytest.raises(Unauthenticated) as refused:
+        policy().authenticate([(b"x-api-key", b"rf_wrong-0123456789abcdefghi")])
+    assert "wrong" not in refused.value.message
+
+
+def test_the_shortest_deadline_wins_and_the_limit_caps_it() -> None:
+    subject = policy(max_deadline_s=10)
+    now = time.monotonic()
+    assert 9 < subject.deadline(None) - now <= 10.5
+    assert 9 < subject.deadline("60000", 60) - now <= 10.5
+    assert 1 < subject.deadline("5000", 2) - now <= 2.5
+    assert 1 < subject.deadline("2000", 5) - now <= 2.5
+
+
+@pytest.mark.parametrize("header", ["0", "-1", "1.5", "soon", "", "1e3", "9" * 12, "٣"])
+def test_a_timeout_that_is_no_number_is_refused(header: str) -> None:
+    with pytest.raises(InvalidRequest, match="X-Request-Timeout-Ms"):
+        policy().deadline(header)
+
+
+def test_places_are_given_back_whatever_happens() -> None:
+    subject = policy(max_in_flight=1)
+
+    def fail_in_place() -> None:
+        with subject.admit():
+            with pytest.raises(Overloaded):
+                subject.admit().__enter__()
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail_in_place()
+    assert subject.in_flight == 0
+
+
+class Messages:
+    """An ASGI `receive` that plays back what a client sent, then says nothing."""
+
+    def __init__(self, messages: Sequence[dict[str, Any]]) -> None:
+        self._messages = list(messages)
+
+    async def __call__(self) -> dict[str, Any]:
+        if not self._messages:
+            await asyncio.Event().wait()
+        return self._messages.pop(0)
+
+
+def chunk(body: bytes, more: bool = False) -> dict[str, Any]:
+    return {"type": "http.request", "body": body, "more_body": more}
+
+
+async def test_a_body_in_pieces_is_put_together() -> None:
+    receive = Messages([chunk(b"ab", True), chunk(b"", True), chunk(b"c")])
+    assert await read_body(receive, limit=3, timeout_s=5, length=None) == b"abc"
+
+
+@pytest.mark.parametrize("length", [None, "2"])
+async def test_a_body_over_the_limit_is_refused(length: str | None) -> None:
+    receive = Messages([chunk(b"ab", True), chunk(b"cd")])
+    with pytest.raises(PayloadTooLarge, match=r"limits\.max_request_bytes"):
+        await read_body(receive, limit=3, timeout_s=5, length=length)
+
+
+async def test_a_declared_length_over_the_limit_is_refused_unread() -> None:
+    with pytest.raises(PayloadTooLarge):
+        await read_body(Messages([]), limit=3, timeout_s=5, length="4")
+
+
+async def test_a_body_that_stops_coming_times_out() -> None:
+    with pytest.raises(RequestTimeout, match=r"limits\.receive_timeout_s"):
+        await read_body(Messages([chunk(b"a", True)]), limit=3, timeout_s=0.01, length=None)
+
+
+async def test_a_caller_that_hangs_up_while_sending_is_gone() -> None:
+    receive = Messages([chunk(b"a", True), {"type": "http.disconnect"}])
+    with pytest.raises(ClientDisconnected):
+        await read_body(receive, limit=3, timeout_s=5, length=None)
+
+
+@pytest.mark.parametrize(
+    ("encoding", "body"),
+    [
+        (None, b"abc"),
+        ("identity", b"abc"),
+        ("gzip", gzip.compress(b"abc")),
+        ("GZIP", gzip.compress(b"abc")),
+        ("deflate", zlib.compress(b"abc")),
+    ],
+)
+async def test_encodings_are_undone(encoding: str | None, body: bytes) -> None:
+    assert await decompress(body, encoding, limit=3) == b"abc"
+
+
+async def test_an_encoding_nobody_named_is_refused() -> None:
+    with pytest.raises(UnsupportedMedia):
+        await decompress(b"", "br", limit=3)
+
+
+async def test_draining_stops_at_its_limit() -> None:
+    endless = Messages([chunk(b"x" * 10, True)] * 100)
+    await drain(endless, limit=50, timeout_s=5)
+    assert len(endless._messages) == 95
+
+
+async def test_draining_ends_with_the_callers_silence() -> None:
+    await drain(Messages([chunk(b"x", True)]), limit=50, timeout_s=0.01)
+
+
+@pytest.mark.parametrize("body", [b"1," * 100, b"[" * 40, b'{"a":' * 40])
+def test_json_with_too_many_values_is_refused(body: bytes) -> None:
+    with pytest.raises(PayloadTooLarge, match=r"limits\.max_json_values"):
+        check_json_size(body, 100)
+
+
+def test_a_picture_in_json_is_one_value() -> None:
+    check_json_size(b'{"inputs":[{"data":["' + b"A" * 1_000_000 + b'"]}]}', 20)

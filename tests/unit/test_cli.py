@@ -1,0 +1,153 @@
+"""The command line: what each command prints, and the exit code it ends with."""
+
+from __future__ import annotations
+
+import io
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from predictor.cli import main
+from predictor.security.api_keys import ApiKeys, digest_of, generate
+from predictor.settings import Settings, effective, knobs
+
+
+@pytest.fixture(autouse=True)
+def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run in an empty directory, so that no `.env` of the developer's takes part."""
+    monkeypatch.chdir(tmp_path)
+
+
+Output = pytest.CaptureFixture[str]
+
+
+def give(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO(text))
+
+
+def test_check_prints_what_is_in_effect_and_why(capsys: Output) -> None:
+    assert main(["check", "--auth.mode=none", "--server.http-port", "9000"]) == 0
+    text = capsys.readouterr().out
+    assert "http_port: 9000  # command line --server.http-port" in text
+    assert "grpc_port: 8081  # default" in text
+    assert yaml.safe_load(text)["auth"] == {"mode": "none", "keys_dir": None}
+
+
+def test_check_prints_json_for_programs(capsys: Output, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("REALFAKE_AUTH__KEYS_DIR", "/keys")
+    assert main(["check", "--json"]) == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert printed["settings"].keys() == effective(Settings()).keys()
+    assert printed["settings"]["auth"]["keys_dir"] == "/keys"
+    assert printed["sources"] == {"auth.keys_dir": "environment variable REALFAKE_AUTH__KEYS_DIR"}
+
+
+def test_check_refuses_with_exit_code_2(capsys: Output) -> None:
+    assert main(["check", "--server.http-port=-1"]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert "server.http_port" in captured.err
+    assert "auth.keys_dir" in captured.err
+
+
+def test_serve_refuses_as_one_json_line(capsys: Output) -> None:
+    """A pod's output is parsed line by line, the last words of a failed start included."""
+    done = subprocess.run(
+        [sys.executable, "-m", "predictor", "serve", "--server.http-port=-1"],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=Path(__file__).parents[2],
+    )
+    assert (done.returncode, done.stderr) == (2, "")
+    (line,) = map(json.loads, done.stdout.splitlines())
+    assert (line["level"], line["exit_code"]) == ("CRITICAL", 2)
+    assert "server.http_port" in line["message"]
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        [],
+        ["nonsense"],
+        ["serve", "stray"],
+        ["score"],
+        ["score", "a.jpg"],
+        ["keys"],
+        ["model"],
+        ["check", "--jso"],
+        ["keys", "new", "--server.http-port", "1"],
+    ],
+)
+def test_wrong_usage_is_exit_code_2(argv: list[str], capsys: Output) -> None:
+    with pytest.raises(SystemExit) as left:
+        main(argv)
+    assert left.value.code == 2
+    assert "usage:" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["serve", "check", "score"])
+def test_help_lists_every_setting(command: str, capsys: Output) -> None:
+    with pytest.raises(SystemExit) as left:
+        main([command, "--help"])
+    assert left.value.code == 0
+    text = capsys.readouterr().out
+    for knob in knobs().values():
+        assert f"{knob.flag} " in text
+
+
+def test_a_new_key_is_alone_on_stdout(capsys: Output) -> None:
+    assert main(["keys", "new"]) == 0
+    captured = capsys.readouterr()
+    (key,) = captured.out.splitlines()
+    assert key.startswith("rf_")
+    assert digest_of(key) in captured.err
+    assert key not in captured.err
+
+
+def test_a_new_key_is_written_where_the_server_reads_it(tmp_path: Path, capsys: Output) -> None:
+    keys = tmp_path / "keys"
+    assert main(["keys", "new", "--id", "web", "--dir", str(keys)]) == 0
+    key = capsys.readouterr().out.strip()
+    assert ApiKeys.from_directory(keys).verify(key.encode()) == "web"
+    assert main(["keys", "new", "--id", "web", "--dir", str(keys)]) == 2
+    assert main(["keys", "new", "--dir", str(keys)]) == 2
+    assert capsys.readouterr().out == ""
+
+
+def test_a_hash_stands_in_for_its_key(
+    tmp_path: Path, capsys: Output, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key = generate()
+    give(monkeypatch, f"{key}\n")
+    assert main(["keys", "hash"]) == 0
+    (tmp_path / "web").write_text(capsys.readouterr().out)
+    give(monkeypatch, f"{key}\n")
+    assert main(["keys", "verify", str(tmp_path)]) == 0
+    assert capsys.readouterr().out == "web\n"
+
+
+def test_a_poor_key_is_not_hashed(capsys: Output, monkeypatch: pytest.MonkeyPatch) -> None:
+    give(monkeypatch, "hunter2\n")
+    assert main(["keys", "hash"]) == 2
+    captured = capsys.readouterr()
+    assert "shorter than 24" in captured.err
+    assert "hunter2" not in captured.out + captured.err
+
+
+@pytest.mark.parametrize(("cut", "reason"), [(True, "checksum"), (False, "none of these")])
+def test_an_unknown_key_is_exit_code_1(
+    cut: bool, reason: str, tmp_path: Path, capsys: Output, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key = generate()
+    (tmp_path / "web").write_text(key)
+    presented = key[:-1] if cut else generate()
+    give(monkeypatch, presented)
+    assert main(["keys", "verify", str(tmp_path)]) == 1
+    captured = capsys.readouterr()
+    assert reason in captured.err
+    assert presented not in captured.out + captured.err

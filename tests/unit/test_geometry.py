@@ -1,0 +1,142 @@
+"""Resize and crop against timm itself, bit for bit."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from PIL import Image
+
+from predictor.bundle.manifest import CROP_MODES, INTERPOLATIONS, Preprocessing
+from predictor.inference import geometry
+from predictor.inference.decoding import DecodeLimits, decode, prepare
+from tests.pictures import noise, saved
+
+timm_data = pytest.importorskip("timm.data")
+
+NO_LIMITS = DecodeLimits(
+    max_pixels=10**9, max_side=10**5, min_side=1, max_aspect_ratio=1e9, max_resized_pixels=10**9
+)
+
+
+def timm_crop(image: Image.Image, preprocessing: Preprocessing) -> NDArray[np.uint8]:
+    """What timm would normalise, as (H, W, 3)."""
+    transform: Any = timm_data.create_transform(
+        input_size=(3, *preprocessing.input_size),
+        is_training=False,
+        use_prefetcher=True,  # uint8 out, normalised later
+        interpolation=preprocessing.interpolation,
+        crop_pct=preprocessing.crop_pct,
+        crop_mode=preprocessing.crop_mode,
+        mean=preprocessing.mean,
+        std=preprocessing.std,
+    )
+    array: NDArray[np.uint8] = transform(image).numpy().transpose(1, 2, 0)
+    return array
+
+
+def speckle(width: int, height: int, seed: int = 0) -> Image.Image:
+    """White noise: no two pixels agree, so that an offset of one shows."""
+    return Image.fromarray(
+        np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    )
+
+
+def assert_same(image: Image.Image, preprocessing: Preprocessing) -> None:
+    ours = geometry.crop(image, preprocessing)
+    np.testing.assert_array_equal(ours, timm_crop(image, preprocessing))
+    assert ours.dtype == np.uint8
+    assert ours.flags.c_contiguous
+    assert ours.flags.owndata
+    assert ours.flags.writeable
+
+
+@pytest.mark.parametrize("crop_mode", CROP_MODES)
+@pytest.mark.parametrize("interpolation", INTERPOLATIONS)
+@pytest.mark.parametrize(
+    "size", [(333, 251), (251, 333), (97, 61), (224, 224), (256, 256), (64, 1201)], ids=str
+)
+def test_every_interpolation_and_crop_mode_is_timms(
+    crop_mode: str, interpolation: str, size: tuple[int, int]
+) -> None:
+    for input_size in [(224, 224), (96, 160), (161, 95)]:
+        for crop_pct in (0.875, 1.0):
+            assert_same(
+                speckle(*size), Preprocessing(input_size, interpolation, crop_pct, crop_mode)
+            )
+
+
+@pytest.mark.parametrize("crop_mode", CROP_MODES)
+@pytest.mark.parametrize("size", [(1601, 1203), (1203, 1601)], ids=str)
+def test_photographs_are_cropped_as_timm_does(crop_mode: str, size: tuple[int, int]) -> None:
+    for input_size, crop_pct in [((224, 224), 0.9), ((384, 384), 1.0), ((448, 224), 0.95)]:
+        assert_same(speckle(*size), Preprocessing(input_size, "bicubic", crop_pct, crop_mode))
+
+
+@given(
+    size=st.tuples(st.integers(8, 200), st.integers(8, 200)).filter(
+        lambda size: max(size) <= 20 * min(size)
+    ),
+    input_size=st.tuples(st.integers(24, 96), st.integers(24, 96))
+    | st.integers(24, 96).map(lambda side: (side, side)),
+    interpolation=st.sampled_from(INTERPOLATIONS),
+    crop_pct=st.sampled_from([0.85, 0.875, 0.9, 0.95, 0.965, 1.0]) | st.floats(0.3, 1.0),
+    crop_mode=st.sampled_from(CROP_MODES),
+    mean=st.sampled_from([(0.485, 0.456, 0.406), (0.5, 0.5, 0.5), (0.0, 1.0, 0.3)]),
+    seed=st.integers(0, 2**32 - 1),
+)
+@settings(max_examples=300, deadline=None)
+def test_any_size_is_timms(
+    *,
+    size: tuple[int, int],
+    input_size: tuple[int, int],
+    interpolation: str,
+    crop_pct: float,
+    crop_mode: str,
+    mean: tuple[float, float, float],
+    seed: int,
+) -> None:
+    preprocessing = Preprocessing(input_size, interpolation, crop_pct, crop_mode, mean)
+    assert_same(speckle(*size, seed=seed), preprocessing)
+
+
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP"])
+@pytest.mark.parametrize("crop_mode", CROP_MODES)
+def test_a_file_gives_what_timm_gives_for_it(format: str, crop_mode: str) -> None:
+    data = saved(noise(301, 203), format)
+    preprocessing = Preprocessing((128, 128), crop_mode=crop_mode)
+    with Image.open(io.BytesIO(data)) as opened:
+        image = opened.convert("RGB")
+    expected = timm_crop(image, preprocessing)
+    np.testing.assert_array_equal(decode(data, preprocessing, NO_LIMITS), expected)
+    np.testing.assert_array_equal(prepare(np.array(image), preprocessing, NO_LIMITS), expected)
+
+
+@pytest.mark.parametrize("crop_mode", CROP_MODES)
+@pytest.mark.parametrize("size", [(1, 5000), (5000, 1), (1, 1)], ids=str)
+def test_a_sliver_still_has_a_pixel_after_resizing(crop_mode: str, size: tuple[int, int]) -> None:
+    preprocessing = Preprocessing((32, 48), crop_mode=crop_mode)
+    assert min(geometry.resized_size(size, preprocessing)) >= 1
+
+
+@given(
+    size=st.tuples(st.integers(8, 400), st.integers(8, 400)),
+    input_size=st.tuples(st.integers(24, 96), st.integers(24, 96)),
+    crop_mode=st.sampled_from(CROP_MODES),
+)
+@settings(max_examples=100, deadline=None)
+def test_the_checked_size_is_the_size_that_timm_resizes_to(
+    size: tuple[int, int], input_size: tuple[int, int], crop_mode: str
+) -> None:
+    preprocessing = Preprocessing(input_size, "nearest", 0.9, crop_mode)
+    transform: Any = timm_data.create_transform(
+        input_size=(3, *input_size), interpolation="nearest", crop_pct=0.9, crop_mode=crop_mode
+    )
+    width, height = geometry.resized_size(size, preprocessing)
+    if min(width, height) > 1:  # timm would make nothing of the thinnest ones
+        assert transform.transforms[0](Image.new("RGB", size)).size == (width, height)
