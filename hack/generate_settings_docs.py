@@ -1,9 +1,13 @@
-"""Write docs/settings.md from the settings classes; with --check, fail when it is stale."""
+"""Write docs/settings.md from the settings classes; with --check, fail when it is stale.
+
+With --schema, print the JSON schema of the settings (of a REALFAKE_CONFIG_FILE) instead.
+"""
 
 from __future__ import annotations
 
 import argparse
 import inspect
+import json
 import sys
 from pathlib import Path
 
@@ -44,8 +48,13 @@ def render() -> str:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--check", action="store_true")
+    action = parser.add_mutually_exclusive_group()
+    action.add_argument("--check", action="store_true")
+    action.add_argument("--schema", action="store_true")
     args = parser.parse_args()
+    if args.schema:
+        print(json.dumps(Settings.model_json_schema(), indent=2))
+        return 0
     text = render()
     if not args.check:
         TARGET.parent.mkdir(exist_ok=True)

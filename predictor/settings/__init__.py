@@ -10,10 +10,10 @@ from predictor.settings.groups import (
     LimitSettings,
     ModelSettings,
     ServerSettings,
-    Settings,
     TelemetrySettings,
 )
 from predictor.settings.loading import Resolved, effective, knobs, load_settings, resolve
+from predictor.settings.root import Settings
 
 __all__ = [
     "AuthSettings",

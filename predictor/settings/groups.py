@@ -6,7 +6,6 @@ these classes, descriptions included.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Final, Literal
 
@@ -247,63 +246,3 @@ class TelemetrySettings(_Group):
         description="Least severe level to log. DEBUG also shows what libraries say; never "
         "pictures, keys or headers.",
     )
-
-
-class Settings(_Group):
-    """All settings. Build with `load_settings`; construct directly only in tests."""
-
-    model: ModelSettings = ModelSettings()
-    server: ServerSettings = ServerSettings()
-    limits: LimitSettings = LimitSettings()
-    batching: BatchingSettings = BatchingSettings()
-    auth: AuthSettings = AuthSettings()
-    telemetry: TelemetrySettings = TelemetrySettings()
-
-
-def contradictions(settings: Settings, *, serving: bool) -> Iterator[tuple[str, str, str]]:
-    """Yield pairs of settings that are fine alone and wrong together, with the fix."""
-    server, limits = settings.server, settings.limits
-    batching, auth = settings.batching, settings.auth
-    if limits.min_side > limits.max_side:
-        yield "limits.min_side", "limits.max_side", "no picture passes both; lower the first"
-    if limits.max_image_bytes > limits.max_request_bytes:
-        yield (
-            "limits.max_image_bytes",
-            "limits.max_request_bytes",
-            "no request can carry such a picture; raise the second to at least the first",
-        )
-    if batching.max_batch_size > batching.max_queue:
-        yield (
-            "batching.max_batch_size",
-            "batching.max_queue",
-            "such a batch can never fill; raise the second to at least the first",
-        )
-    if limits.max_pictures > batching.max_queue:
-        yield (
-            "limits.max_pictures",
-            "batching.max_queue",
-            "such a request can never be admitted; raise the second to at least the first",
-        )
-    if batching.max_wait_ms >= limits.max_deadline_s * 1000:
-        yield (
-            "batching.max_wait_ms",
-            "limits.max_deadline_s",
-            "requests would expire while their batch waits; lower the first",
-        )
-    if not serving:
-        return
-    if server.http_port == server.grpc_port != 0:
-        yield "server.http_port", "server.grpc_port", "must differ; change one of them"
-    if auth.mode == "api_key" and auth.keys_dir is None:
-        yield (
-            "auth.mode",
-            "auth.keys_dir",
-            "API keys are required but none are named; set auth.keys_dir to their directory, or "
-            "auth.mode to none to serve everybody who can reach the ports",
-        )
-    if auth.mode == "none" and auth.keys_dir is not None:
-        yield (
-            "auth.mode",
-            "auth.keys_dir",
-            "the keys would be ignored; remove auth.keys_dir, or set auth.mode to api_key",
-        )

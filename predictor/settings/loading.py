@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
+from pydantic.fields import FieldInfo
+from pydantic_settings import PydanticBaseSettingsSource
 
 from predictor.errors import SettingsError
-from predictor.settings.groups import Settings, contradictions
+from predictor.settings.contradictions import contradictions
 from predictor.settings.reference import Knob, knobs_of
-from predictor.settings.sources import Given, gather
+from predictor.settings.root import Settings
+from predictor.settings.sources import Report, read_sources
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,17 +55,23 @@ def resolve(
         dotenv: The `.env` file, read when it exists.
         serving: Also check what only a server needs; scoring a folder needs no API keys.
     """
-    found = gather(knobs(), argv, os.environ if environ is None else environ, dotenv)
-    given = {name: value for name, value in found.values.items() if value.text is not None}
-    settings, wrong = _validate(given)
-    problems = [*found.problems, *wrong.values()]
+    variables = os.environ if environ is None else environ
+    report = Report(knobs())
+    settings, wrong = _build(read_sources(Settings, report, argv, variables, dotenv))
+    problems = list(report.problems)
+    for name in wrong:
+        knob = knobs()[name]
+        problems.append(
+            f"{name} ({report.places[name]}): must be {knob.accepts}; "
+            f"correct it, or remove it for the default ({knob.default})"
+        )
     for first, second, fix in contradictions(settings, serving=serving):
-        if wrong.keys().isdisjoint((first, second)):
-            places = f"{first} ({_place(first, given)}) and {second} ({_place(second, given)})"
-            problems.append(f"{places}: {fix}")
+        if wrong.isdisjoint((first, second)):
+            pair = [f"{name} ({report.places.get(name, 'default')})" for name in (first, second)]
+            problems.append(f"{' and '.join(pair)}: {fix}")
     if problems:
         raise SettingsError("\n  ".join(["these settings cannot be used:", *problems]))
-    return Resolved(settings, {name: value.source for name, value in given.items()})
+    return Resolved(settings, report.places)
 
 
 @cache
@@ -77,29 +86,27 @@ def effective(settings: Settings) -> dict[str, dict[str, Any]]:
     return dumped
 
 
-def _validate(given: Mapping[str, Given]) -> tuple[Settings, dict[str, str]]:
-    """Build settings from what is valid, and name what is not."""
-    wrong: dict[str, str] = {}
+class _Merged(PydanticBaseSettingsSource):
+    """Put last, it gives nothing itself and sees what all sources before it gave together."""
+
+    def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
+        return None, field_name, False
+
+    def __call__(self) -> dict[str, Any]:
+        return {}
+
+
+def _build(sources: tuple[PydanticBaseSettingsSource, ...]) -> tuple[Settings, Set[str]]:
+    """Build settings from the values that are valid, and name those that are not."""
+    merged = _Merged(Settings)
     try:
-        return Settings.model_validate(_nested(given)), wrong
+        return Settings(_build_sources=((*sources, merged), {})), frozenset()
     except ValidationError as error:
-        for detail in error.errors(include_url=False, include_input=False):
-            knob = knobs()[".".join(str(part) for part in detail["loc"][:2])]
-            wrong[knob.name] = (
-                f"{knob.name} ({given[knob.name].source}): must be {knob.accepts}; "
-                f"correct it, or remove it for the default ({knob.default})"
-            )
-    usable = {name: value for name, value in given.items() if name not in wrong}
-    return Settings.model_validate(_nested(usable)), wrong
-
-
-def _nested(given: Mapping[str, Given]) -> dict[str, dict[str, str | None]]:
-    nested: dict[str, dict[str, str | None]] = {}
-    for name, value in given.items():
-        group, _, key = name.partition(".")
-        nested.setdefault(group, {})[key] = value.text
-    return nested
-
-
-def _place(name: str, given: Mapping[str, Given]) -> str:
-    return given[name].source if name in given else "default"
+        details = error.errors(include_url=False, include_input=False, include_context=False)
+    # A dictionary keeps the order of the settings.
+    wrong = dict.fromkeys(".".join(str(part) for part in detail["loc"][:2]) for detail in details)
+    usable = {
+        group: {key: value for key, value in members.items() if f"{group}.{key}" not in wrong}
+        for group, members in merged.current_state.items()
+    }
+    return Settings.model_validate(usable), wrong.keys()

@@ -17,7 +17,7 @@ class Knob:
     Attributes:
         name: Dotted, as in YAML: `server.http_port`.
         accepts: What values are allowed, as a noun phrase.
-        default: The default as text; "not set" for None.
+        default: The default as text; "not set" for None, "empty" for a list or pairs without any.
     """
 
     name: str
@@ -59,6 +59,11 @@ def _accepts(member: Mapping[str, Any]) -> str:
         examples = ", ".join(str(value) for value in member["examples"])
         return f"text such as {examples} (pattern {member['pattern']})"
     kind = member["type"]
+    if kind == "array":
+        return "a list separated by commas, each " + _accepts(member["items"])
+    if kind == "object":
+        values = member["additionalProperties"]
+        return "pairs name=value separated by commas, each value " + _accepts(values)
     if kind in {"integer", "number"}:
         noun = "an integer" if kind == "integer" else "a number"
         if "exclusiveMinimum" in member:
@@ -76,6 +81,10 @@ def _number(value: float) -> str:
 def _text(default: Any) -> str:
     if default is None:
         return "not set"
+    if isinstance(default, dict):
+        default = [f"{name}={_text(value)}" for name, value in default.items()]
+    if isinstance(default, list):
+        return ",".join(map(_text, default)) or "empty"
     return default if isinstance(default, str) else json.dumps(default)
 
 

@@ -3,22 +3,29 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import re
+import subprocess
+import sys
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
-from pydantic import ValidationError
+from pydantic import BaseModel, Field, ValidationError
+from pydantic_settings import BaseSettings
 
 from predictor.errors import SettingsError
 from predictor.settings import Settings, effective, knobs, load_settings, resolve
-from predictor.settings.reference import as_flags, as_markdown, as_yaml
-from predictor.settings.sources import split_flags
+from predictor.settings.lists import CommaSeparated, Pairs
+from predictor.settings.reference import as_flags, as_markdown, as_yaml, knobs_of
+from predictor.settings.sources import Report, read_sources, split_flags
+from tests.documentation import ROOT
 
 OPEN = {"REALFAKE_AUTH__MODE": "none"}
+SECRET = "rf_S3cretValueThatMustNotBePrinted"
 
 
 def refusal(
@@ -43,6 +50,22 @@ def test_defaults_are_those_of_the_architecture() -> None:
     assert (settings.server.http_port, settings.server.grpc_port) == (8080, 8081)
     assert not settings.model.allow_pth
     assert not settings.server.docs_enabled
+
+
+def test_settings_made_directly_read_no_source(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / ".env").write_text("REALFAKE_SERVER__HTTP_PORT=1\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("REALFAKE_SERVER__GRPC_PORT", "2")
+    server = Settings().server
+    assert (server.http_port, server.grpc_port) == (8080, 8081)
+
+
+def test_a_text_is_json_in_no_source() -> None:
+    (line,) = refusal(environ={**OPEN, "REALFAKE_SERVER": '{"http_port": 1}'})
+    assert line.startswith("REALFAKE_SERVER ")
+    assert load_settings(["--model.path", "null"], OPEN).model.path == Path("null")
 
 
 def test_keys_are_asked_for_unless_said_otherwise() -> None:
@@ -162,6 +185,8 @@ def test_a_bad_setting_is_named_with_its_place_and_the_fix(
         ("server: 8080", "must be a group"),
         ("server: {http_port: [1]}", "an integer"),
         ("server: {http_port: true}", "an integer"),
+        ("server: {http_port: {a: 1}}", "an integer"),
+        ("model: {name: &all [*all]}", "such as realfake"),
         ("- a", "groups"),
         ("a: [", "not valid YAML at line"),
         ("a: \x01", "not valid YAML"),
@@ -181,6 +206,24 @@ def test_a_yaml_file_that_cannot_be_read_is_named(config_file: Path) -> None:
     config_file.write_bytes(b"\xff\xfe")
     (line,) = refusal(environ=environ)
     assert "UTF-8" in line
+
+
+def test_a_dotenv_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    dotenv = tmp_path / ".env"
+    dotenv.write_bytes(b"REALFAKE_MODEL__NAME=\xff\n")
+    (line,) = refusal(dotenv=dotenv)
+    assert ".env file" in line
+    assert "UTF-8" in line
+
+
+def test_dotenv_values_are_taken_as_they_are_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SOME_SECRET", SECRET)
+    dotenv = tmp_path / ".env"
+    dotenv.write_text("REALFAKE_MODEL__PATH=/a/${SOME_SECRET}\n")
+    settings = resolve([], OPEN, dotenv=dotenv).settings
+    assert settings.model.path == Path("/a/${SOME_SECRET}")
 
 
 @pytest.mark.parametrize("text", ["", "server:\n", "auth: {keys_dir: null}"])
@@ -260,9 +303,6 @@ def test_what_kubernetes_injects_for_a_service_is_no_setting() -> None:
     assert load_settings([], {**OPEN, **links}) == load_settings([], OPEN)
 
 
-SECRET = "rf_S3cretValueThatMustNotBePrinted"
-
-
 @pytest.mark.parametrize("knob", list(knobs().values()), ids=list(knobs()))
 def test_no_message_repeats_a_value(knob: Any, config_file: Path) -> None:
     """Keys get pasted into the wrong variable; every setting must keep quiet about its value."""
@@ -308,6 +348,107 @@ def test_every_setting_is_described() -> None:
     for name, knob in described.items():
         assert f"| `{name}` |" in markdown
         assert f"{knob.flag} " in flags
+
+
+class Hall(BaseModel):
+    doors: CommaSeparated[Annotated[str, Field(pattern="^[a-z]+$", examples=["north"])]] = Field(
+        ("north", "south"), description="Doors."
+    )
+    seats: CommaSeparated[Annotated[int, Field(ge=1, le=9)]] = Field((), description="Rows.")
+    weights: Pairs[Annotated[float, Field(ge=0, le=2)]] = Field({"a": 1.5}, description="Weights.")
+
+
+class Theatre(BaseSettings):
+    model_config = Settings.model_config
+
+    hall: Hall = Hall()
+
+
+def theatre(argv: list[str], config: str, config_file: Path) -> Hall:
+    """Settings that hold several values, read the way the product reads its own."""
+    config_file.write_text(config)
+    environ = {"REALFAKE_CONFIG_FILE": str(config_file)}
+    report = Report(knobs_of(Theatre.model_json_schema()))
+    sources = read_sources(Theatre, report, argv, environ, None)
+    assert report.problems == []
+    return Theatre(_build_sources=(sources, {})).hall
+
+
+@pytest.mark.parametrize(
+    ("argv", "config"),
+    [
+        (["--hall.doors=east, west", "--hall.seats=3", "--hall.weights=b=2, c=0.5"], ""),
+        ([], "hall: {doors: [east, west], seats: [3], weights: {b: 2, c: 0.5}}"),
+        ([], "hall: {doors: 'east,west', seats: 3, weights: 'b=2,c=0.5'}"),
+        (
+            ["--hall.doors=east,west", "--hall.weights=b=2,c=0.5"],
+            "hall: {doors: [up], seats: [3], weights: {z: 1}}",
+        ),
+    ],
+)
+def test_several_values_are_text_with_commas_or_yaml(
+    argv: list[str], config: str, config_file: Path
+) -> None:
+    hall = theatre(argv, config, config_file)
+    assert hall == Hall(doors=("east", "west"), seats=(3,), weights={"b": 2.0, "c": 0.5})
+
+
+def test_a_list_of_nothing_can_be_said_in_yaml(config_file: Path) -> None:
+    assert theatre([], "hall: {doors: [], weights: {}}", config_file) == Hall(doors=(), weights={})
+
+
+@pytest.mark.parametrize(
+    ("argv", "config"),
+    [
+        (["--hall.doors=east,,west"], ""),
+        (["--hall.seats=3,true"], ""),
+        (["--hall.weights=a"], ""),
+        (["--hall.weights==1"], ""),
+        (["--hall.weights=a=1,a=2"], ""),
+        ([], "hall: {seats: [true]}"),
+        ([], "hall: {doors: {east: 1}}"),
+        ([], "hall: {weights: [1]}"),
+        ([], "hall: {weights: {a: true}}"),
+    ],
+)
+def test_several_values_are_checked_one_by_one(
+    argv: list[str], config: str, config_file: Path
+) -> None:
+    with pytest.raises(ValidationError):
+        theatre(argv, config, config_file)
+
+
+def test_several_values_are_described_with_what_each_may_be() -> None:
+    described = knobs_of(Theatre.model_json_schema())
+    assert {knob.name: (knob.accepts, knob.default) for knob in described.values()} == {
+        "hall.doors": (
+            "a list separated by commas, each text such as north (pattern ^[a-z]+$)",
+            "north,south",
+        ),
+        "hall.seats": ("a list separated by commas, each an integer from 1 to 9", "empty"),
+        "hall.weights": (
+            "pairs name=value separated by commas, each value a number from 0 to 2",
+            "a=1.5",
+        ),
+    }
+
+
+def test_the_schema_for_other_tools_is_closed_and_takes_the_effective_settings() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "hack.generate_settings_docs", "--schema"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    schema = json.loads(done.stdout)
+    groups = effective(Settings())
+    assert schema["properties"].keys() == groups.keys()
+    assert schema["additionalProperties"] is False
+    for name, members in groups.items():
+        group = schema["$defs"][schema["properties"][name]["$ref"].rpartition("/")[2]]
+        assert group["properties"].keys() == members.keys()
+        assert group["additionalProperties"] is False
 
 
 @given(name=st.text(min_size=1), text=st.text())

@@ -1,0 +1,31 @@
+"""Settings that hold several values: text with commas, or YAML's own lists and maps.
+
+origins: CommaSeparated[Origin] = Field((), description="...")
+weights: Pairs[Weight] = Field({}, description="...")
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, TypeAlias, TypeVar
+
+from pydantic import BeforeValidator
+
+Item = TypeVar("Item")
+
+
+def _split(value: Any) -> Any:
+    return [item.strip() for item in value.split(",")] if isinstance(value, str) else value
+
+
+def _pair_up(value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    pairs = [item.partition("=") for item in value.split(",")]
+    by_name = {name.strip(): text.strip() for name, _, text in pairs}
+    if "" in by_name or len(by_name) < len(pairs):
+        raise ValueError("a name is missing or given twice")
+    return by_name
+
+
+CommaSeparated: TypeAlias = Annotated[tuple[Item, ...], BeforeValidator(_split)]
+Pairs: TypeAlias = Annotated[dict[str, Item], BeforeValidator(_pair_up)]
