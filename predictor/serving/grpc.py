@@ -23,7 +23,7 @@ from predictor.serving.model import Job, WireRequest
 from predictor.serving.policy import LATE, Policy
 from predictor.settings import Settings
 
-Context: TypeAlias = grpc.aio.ServicerContext
+Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
 
 CONTENTS = {"BYTES": "bytes_contents", "UINT8": "uint_contents", "FP32": "fp32_contents"}
 FRAMING_BYTES = 64 * 1024
@@ -196,7 +196,7 @@ class GrpcServer:
         await self._server.stop(grace_s)
 
 
-def _v2_handlers(servicer: InferenceServicer) -> grpc.GenericRpcHandler:
+def _v2_handlers(servicer: InferenceServicer) -> grpc.GenericRpcHandler[Any, Any]:
     service = pb.DESCRIPTOR.services_by_name["GRPCInferenceService"]
     handlers = {
         method.name: grpc.unary_unary_rpc_method_handler(

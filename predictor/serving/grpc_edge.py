@@ -6,7 +6,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable
-from typing import Any, Final, NoReturn
+from typing import Any, Final, NoReturn, TypeAlias
 
 import grpc
 from google.protobuf.duration_pb2 import Duration
@@ -20,8 +20,8 @@ from predictor.telemetry.logging import request_id_var
 log = logging.getLogger("predictor.edge")
 access_log = logging.getLogger("predictor.access")
 
-Context = grpc.aio.ServicerContext
-Behavior = Callable[[Any, Context], Awaitable[Any]]
+Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
+Behavior: TypeAlias = Callable[[Any, Context], Awaitable[Any]]
 
 PUBLIC: Final = frozenset(
     {
@@ -35,7 +35,7 @@ PUBLIC: Final = frozenset(
 ERROR_DOMAIN: Final = "realfake"
 
 
-class GrpcEdge(grpc.aio.ServerInterceptor):
+class GrpcEdge(grpc.aio.ServerInterceptor[Any, Any]):
     """Request id, API key, one status, one access log line."""
 
     def __init__(self, policy: Policy) -> None:
@@ -81,9 +81,9 @@ class GrpcEdge(grpc.aio.ServerInterceptor):
                 if context.cancelled() or context.done():
                     raise  # the caller hung up or its deadline passed
                 # Something below us was cancelled; unanswered, the caller would wait forever.
-                error = NotReady("the server is stopping; retry on another replica")
-                code = error.code
-                await _abort(context, error, identity)
+                stopping = NotReady("the server is stopping; retry on another replica")
+                code = stopping.code
+                await _abort(context, stopping, identity)
             except grpc.aio.AbortError:
                 code = "ABORTED"
                 raise

@@ -23,7 +23,7 @@ _BODIES: dict[str, tuple[type[BaseModel], type[BaseModel]]] = {
 
 def document(routes: Sequence[Route]) -> dict[str, Any]:
     """Describe `routes` as OpenAPI 3.1."""
-    models = [schemas.ErrorBody, schemas.LegacyResponse]
+    models: list[type[BaseModel]] = [schemas.ErrorBody, schemas.LegacyResponse]
     for request, response in _BODIES.values():
         models += [request, response]
     _, definitions = models_json_schema(
@@ -57,7 +57,7 @@ def _operation(route: Route) -> dict[str, Any]:
         "security": [] if route.public else [{"key": []}, {"bearer": []}],
     }
     if route.legacy:
-        form = {"type": "object", "required": ["file"]}
+        form: dict[str, Any] = {"type": "object", "required": ["file"]}
         form["properties"] = {"file": {"type": "string", "format": "binary"}}
         operation["requestBody"] = {"content": {"multipart/form-data": {"schema": form}}}
         operation["responses"]["200"] = _json(schemas.LegacyResponse)

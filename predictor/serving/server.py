@@ -11,6 +11,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import kserve
 import uvicorn
@@ -147,7 +148,8 @@ class RealFakeServer(kserve.ModelServer):  # type: ignore[misc]  # kserve ships 
         # A daemon: a stop during the load must not wait for it.
         threading.Thread(target=work, name="load", daemon=True).start()
         stopped = asyncio.create_task(self._stop.wait())
-        await asyncio.wait({loaded, stopped}, return_when=asyncio.FIRST_COMPLETED)
+        either: set[asyncio.Future[Any]] = {loaded, stopped}
+        await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
         stopped.cancel()
         if not loaded.done():
             loaded.cancel()

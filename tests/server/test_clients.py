@@ -211,7 +211,7 @@ def test_a_preprocessed_tensor_gives_the_same_answer(
     server: ServerProcess, photo: bytes, reference: float
 ) -> None:
     """The caller resizes and normalises with timm's own transform."""
-    from timm.data import create_transform
+    from timm.data.transforms_factory import create_transform
 
     config = json.loads((BUNDLE / "config.json").read_text())["pretrained_cfg"]
     transform = create_transform(

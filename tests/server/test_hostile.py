@@ -156,7 +156,7 @@ def test_a_false_binary_header_is_an_invalid_request(length: str, server: Server
 
 @pytest.mark.parametrize("size", [-1, 0, 10**12, "8", 1.5, True, None])
 def test_a_false_binary_size_is_an_invalid_request(size: Any, server: ServerProcess) -> None:
-    entry = {"name": "image", "datatype": "BYTES", "shape": [1]}
+    entry: dict[str, Any] = {"name": "image", "datatype": "BYTES", "shape": [1]}
     entry["parameters"] = {"binary_data_size": size}
     head = json.dumps({"inputs": [entry]}).encode()
     with server.client() as client:
@@ -300,14 +300,9 @@ def test_malformed_grpc_is_an_invalid_argument(name: str, server: ServerProcess)
 
 def test_unknown_models_over_grpc(server: ServerProcess) -> None:
     with triton_grpc.InferenceServerClient(server.grpc) as client:
-        for call in (
-            lambda: client.get_model_metadata("other", headers={"x-api-key": server.api_key}),
-            lambda: client.get_model_metadata(
-                "realfake", "no-version", headers={"x-api-key": server.api_key}
-            ),
-        ):
+        for name, version in (("other", ""), ("realfake", "no-version")):
             with pytest.raises(triton_grpc.InferenceServerException) as refused:
-                call()
+                client.get_model_metadata(name, version, headers={"x-api-key": server.api_key})
             assert "NOT_FOUND" in str(refused.value.status())
 
 
