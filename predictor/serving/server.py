@@ -19,7 +19,7 @@ import uvloop
 
 from predictor.errors import StartupError
 from predictor.inference.classifier import Classifier, load_classifier
-from predictor.security.api_keys import ApiKeys
+from predictor.security.key_store import KeyStore
 from predictor.serving.data_plane import RealFakeDataPlane
 from predictor.serving.edge import Edge
 from predictor.serving.grpc import GrpcServer
@@ -80,7 +80,8 @@ class RealFakeServer(kserve.ModelServer):  # type: ignore[misc]  # kserve ships 
         settings = self.settings
         keys = None
         if settings.auth.mode == "api_key" and settings.auth.keys_dir is not None:
-            keys = ApiKeys.from_directory(settings.auth.keys_dir)
+            keys = KeyStore(settings.auth.keys_dir)
+            keys.start()
         policy = Policy(keys, settings.limits)
         self._take_signals()
         listener = _listen(settings.server.host, settings.server.http_port)
