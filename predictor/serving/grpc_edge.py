@@ -35,7 +35,7 @@ PUBLIC: Final = frozenset(
 ERROR_DOMAIN: Final = "realfake"
 
 
-class GrpcEdge(grpc.aio.ServerInterceptor[Any, Any]):
+class GrpcEdge(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # generic in stubs only
     """Request id, API key, one status, one access log line."""
 
     def __init__(self, policy: Policy) -> None:

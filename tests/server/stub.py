@@ -24,7 +24,6 @@ from predictor.inference.batcher import Batcher
 from predictor.inference.classifier import Classifier
 from predictor.inference.decoding import DecodeLimits
 from predictor.inference.engine import EngineInput
-from predictor.serving import server
 from predictor.settings import Settings
 
 POISON = 251
@@ -64,5 +63,8 @@ def load_classifier(settings: Settings) -> Classifier:
 
 
 if __name__ == "__main__":
+    # Here, because tests import this file's names beside tritonclient, which kserve cannot join.
+    from predictor.serving import server
+
     setattr(server, "load_classifier", load_classifier)  # noqa: B010  # not exported for others
     sys.exit(cli.main(["serve"]))

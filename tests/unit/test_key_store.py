@@ -131,7 +131,7 @@ def test_keys_that_all_expired_stop_the_start_but_end_a_running_service(
     secret.publish({"web": f"{OLD}\n{GONE}"})
     store.poll()
     assert not is_known(store, OLD)
-    with pytest.raises(SettingsError, match="every key in .* has expired"):
+    with pytest.raises(SettingsError, match=r"every key in .* has expired"):
         KeyStore(secret.path)
     secret.publish({"web": f"{OLD}\n{GONE}", "web.2": NEW})
     assert is_known(KeyStore(secret.path), NEW)
