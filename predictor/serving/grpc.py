@@ -25,7 +25,7 @@ from predictor.serving.policy import LATE, Policy
 from predictor.serving.tls import grpc_credentials
 from predictor.settings import Settings
 
-Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
+Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 
 CONTENTS = {"BYTES": "bytes_contents", "UINT8": "uint_contents", "FP32": "fp32_contents"}
 FRAMING_BYTES = 64 * 1024

@@ -20,8 +20,8 @@ from predictor.telemetry.logging import request_id_var
 log = logging.getLogger("predictor.edge")
 access_log = logging.getLogger("predictor.access")
 
-Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
-Behavior: TypeAlias = Callable[[Any, Context], Awaitable[Any]]
+Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
+Behavior: TypeAlias = "Callable[[Any, Context], Awaitable[Any]]"
 
 PUBLIC: Final = frozenset(
     {
@@ -35,7 +35,7 @@ PUBLIC: Final = frozenset(
 ERROR_DOMAIN: Final = "realfake"
 
 
-class GrpcEdge(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # generic in stubs only
+class GrpcEdge(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # not generic when run
     """Request id, API key, one status, one access log line."""
 
     def __init__(self, policy: Policy) -> None:
