@@ -179,8 +179,8 @@ def _model_convert(args: argparse.Namespace) -> int:
         args.checkpoint,
         args.output,
         architecture=args.architecture,
-        label_names=args.labels.split(","),
-        fake_labels=args.fake.split(","),
+        label_names=[name.strip() for name in args.labels.split(",")],
+        fake_labels=[name.strip() for name in args.fake.split(",")],
         input_size=args.input_size,
         version=args.version,
     )
@@ -198,27 +198,31 @@ def _score(args: argparse.Namespace) -> int:
     from tqdm import tqdm
 
     from predictor.inference.classifier import load_classifier
-    from predictor.inference.scoring import find_pictures, score_paths
+    from predictor.inference.scoring import CONCURRENCY, Summary, find_pictures, score_paths
 
     files = find_pictures(args.paths)
     classifier = load_classifier(settings)
 
-    async def run() -> int:
-        with tqdm(total=len(files), unit="picture", disable=None) as bar:
-            summary = await score_paths(
-                classifier,
-                files,
-                args.output,
-                resume=args.resume,
-                max_bytes=settings.limits.max_image_bytes,
-                progress=bar.update,
-            )
-        await classifier.close()
-        print(
-            f"{summary.classified} classified, {summary.refused} refused, "
-            f"{summary.resumed} taken over from an earlier run: {args.output}",
-            file=sys.stderr,
-        )
-        return 0
+    async def run() -> Summary:
+        try:
+            with tqdm(total=len(files), unit="picture", disable=None) as bar:
+                return await score_paths(
+                    classifier,
+                    files,
+                    args.output,
+                    resume=args.resume,
+                    concurrency=min(CONCURRENCY, settings.batching.max_queue),
+                    max_bytes=settings.limits.max_image_bytes,
+                    progress=bar.update,
+                )
+        finally:
+            # The interpreter must not end under a device thread.
+            await classifier.close()
 
-    return asyncio.run(run())
+    summary = asyncio.run(run())
+    print(
+        f"{summary.classified} classified, {summary.refused} refused, "
+        f"{summary.resumed} taken over from an earlier run: {args.output}",
+        file=sys.stderr,
+    )
+    return 0

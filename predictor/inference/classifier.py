@@ -18,11 +18,12 @@ from predictor.errors import (
     InvalidRequest,
     NotReady,
     Overloaded,
+    SettingsError,
     WireError,
 )
 from predictor.inference.batcher import EXPIRED, STOPPED, Batcher
 from predictor.inference.decoding import DecodeLimits, decode, prepare
-from predictor.inference.engine import Engine, EngineInput
+from predictor.inference.engine import Engine, EngineInput, EngineOutOfMemory
 from predictor.inference.pictures import Classification, EncodedImage, Picture, Pixels
 from predictor.settings import Settings
 
@@ -49,6 +50,7 @@ class Classifier:
         self._limits = limits
         self._max_pending = max_pending
         self._pending = 0
+        self._closed = False
         self._pool = ThreadPoolExecutor(
             decode_workers or len(os.sched_getaffinity(0)), thread_name_prefix="decode"
         )
@@ -83,30 +85,38 @@ class Classifier:
         """
         if deadline is not None and time.monotonic() >= deadline:
             raise DeadlineExceeded(EXPIRED)
-        with self._batcher.expect(len(pictures)):
+        with self._batcher.expect(len(pictures)) as announcement:
             crops = await self._prepare_all(pictures, deadline)
-        logits = await self._batcher.submit_many(crops, deadline=deadline)
+            logits = await self._batcher.submit_many(
+                crops, deadline=deadline, announcement=announcement
+            )
         return [self._answer(row) for row in logits]
 
     async def close(self) -> None:
         """End the pool and the device thread; what still waits gets NotReady."""
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        self._closed = True
+        self._pool.shutdown(wait=False)
         await self._batcher.stop()
 
     async def _prepare_all(
         self, pictures: Sequence[Picture], deadline: float | None
     ) -> list[EngineInput]:
+        if self._closed:
+            raise NotReady(STOPPED)
         if self._pending + len(pictures) > self._max_pending:
             raise Overloaded("too many pictures wait to be decoded; retry later")
         self._pending += len(pictures)
         loop = asyncio.get_running_loop()
-        futures: list[asyncio.Future[EngineInput]] = []
+        futures = [
+            loop.run_in_executor(self._pool, self._prepare, picture, deadline)
+            for picture in pictures
+        ]
+        left = None if deadline is None else deadline - time.monotonic()
         try:
-            for picture in pictures:
-                futures.append(loop.run_in_executor(self._pool, self._prepare, picture, deadline))
-            return [await _placed(f, index, len(futures)) for index, f in enumerate(futures)]
-        except RuntimeError:  # the pool is shut down
-            raise NotReady(STOPPED) from None
+            async with asyncio.timeout(left):
+                return [await _placed(f, index, len(futures)) for index, f in enumerate(futures)]
+        except TimeoutError:
+            raise DeadlineExceeded(EXPIRED) from None
         finally:
             for future in futures:
                 future.cancel()
@@ -115,7 +125,9 @@ class Classifier:
             self._pending -= len(pictures)
 
     def _prepare(self, picture: Picture, deadline: float | None) -> EngineInput:
-        """Runs in the pool."""
+        """Runs in the pool, which still empties its queue after `close`."""
+        if self._closed:
+            raise NotReady(STOPPED)
         if deadline is not None and time.monotonic() >= deadline:
             raise DeadlineExceeded(EXPIRED)
         preprocessing = self.manifest.preprocessing
@@ -148,7 +160,7 @@ def load_classifier(settings: Settings) -> Classifier:
 
     Raises:
         BundleError: the bundle is refused.
-        SettingsError: the device is not to be had.
+        SettingsError: the device is not to be had, or too small for the largest batch.
     """
     manifest = read_manifest(settings.model.path, allow_pth=settings.model.allow_pth)
 
@@ -162,8 +174,14 @@ def load_classifier(settings: Settings) -> Classifier:
         dtype=settings.model.dtype,
     )
     batching, limits = settings.batching, settings.limits
-    engine.warm_up(batch_sizes(batching.max_batch_size))
-    replay(manifest, engine, engine.tolerance)
+    try:
+        engine.warm_up(batch_sizes(batching.max_batch_size))
+        replay(manifest, engine, engine.tolerance)
+    except EngineOutOfMemory:
+        raise SettingsError(
+            f"batching.max_batch_size: {batching.max_batch_size} pictures do not fit into the "
+            f"memory of {engine.device}; set a smaller one"
+        ) from None
     batcher = Batcher(
         engine,
         max_batch_size=batching.max_batch_size,

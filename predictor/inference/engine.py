@@ -15,6 +15,10 @@ class EngineOutOfMemory(Exception):
     """The device has no room for a batch of this size; a smaller one may fit."""
 
 
+class EngineLost(Exception):
+    """The device answers nothing any more; only a new process gets it back."""
+
+
 class Engine(Protocol):
     """A network on a device. Called from one thread only, never from the event loop."""
 
@@ -35,6 +39,7 @@ class Engine(Protocol):
 
         Raises:
             EngineOutOfMemory: the batch does not fit; the engine is still usable.
+            EngineLost: it is not.
         """
         ...
 
