@@ -183,8 +183,8 @@ async def test_a_caller_that_hangs_up_while_sending_is_gone() -> None:
     [
         (None, b"abc"),
         ("identity", b"abc"),
-        ("gzip", gzip.compress(b"abc")),
-        ("GZIP", gzip.compress(b"abc")),
+        ("gzip", gzip.compress(b"abc", mtime=0)),
+        ("GZIP", gzip.compress(b"abc", mtime=0)),
         ("deflate", zlib.compress(b"abc")),
     ],
 )
