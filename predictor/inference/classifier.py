@@ -119,9 +119,7 @@ class Classifier:
             raise DeadlineExceeded(EXPIRED) from None
         finally:
             for future in futures:
-                future.cancel()
-                # A later picture's failure is nobody's news once the first has failed.
-                future.add_done_callback(_retrieve)
+                future.cancel()  # and asyncio says nothing of a later picture's failure
             self._pending -= len(pictures)
 
     def _prepare(self, picture: Picture, deadline: float | None) -> EngineInput:
@@ -239,7 +237,3 @@ async def _placed(future: asyncio.Future[EngineInput], index: int, count: int) -
         return await future
     except WireError as error:
         raise (error.at(f"image[{index}]") if count > 1 else error) from None
-
-
-def _retrieve(future: asyncio.Future[EngineInput]) -> object:
-    return future.cancelled() or future.exception()

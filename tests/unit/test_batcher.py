@@ -241,7 +241,7 @@ async def test_the_device_waits_on_when_whom_it_waited_with_is_gone(engine: Engi
 class Yielding(threading.Condition):
     """Gives the other thread its turn whenever it is let go of: the worst of schedulers."""
 
-    def __exit__(self, *args: object) -> None:
+    def __exit__(self, *args: Any) -> None:
         super().__exit__(*args)
         time.sleep(0.002)
 
