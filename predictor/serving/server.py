@@ -30,10 +30,14 @@ from predictor.serving.policy import Policy
 from predictor.serving.rest import build_routes
 from predictor.serving.routes import Routes
 from predictor.serving.tls import CurrentContext
+from predictor.serving.watchdog import device_lost
 from predictor.settings import Settings
 
 log = logging.getLogger("predictor.server")
 
+EXIT_DEVICE_LOST = 4
+FAILED_LINGER_S = 2.0
+"""For the refusals of what was in flight to reach their callers."""
 BACKLOG = 2048
 """Connections the kernel holds while the event loop is busy accepting others."""
 
@@ -68,7 +72,7 @@ class RealFakeServer(kserve.ModelServer):  # type: ignore[misc]  # kserve ships 
         self._stop = asyncio.Event()
 
     def start(self, models: list[kserve.Model] | None = None) -> None:
-        """Serve until told to stop; returns when drained.
+        """Serve until told to stop; returns when drained. Does not return when the device is lost.
 
         Args:
             models: none; kserve's signature. The one model comes from the settings.
@@ -81,7 +85,7 @@ class RealFakeServer(kserve.ModelServer):  # type: ignore[misc]  # kserve ships 
 
     async def _serve(self) -> None:
         settings = self.settings
-        policy = Policy(_follow_keys(settings), settings.limits)
+        policy = self._policy = Policy(_follow_keys(settings), settings.limits)
         certificates = _follow_certificates(settings)
         self._take_signals()
         host, ports = settings.server.host, {"http_port": settings.server.http_port}
@@ -102,13 +106,18 @@ class RealFakeServer(kserve.ModelServer):  # type: ignore[misc]  # kserve ships 
         ]
         log.info("listening", extra={"host": host, "tls": certificates is not None, **bound})
         classifier: Classifier | None = None
+        guard: asyncio.Task[None] | None = None
         try:
             classifier = await self._load()
+            if classifier is not None:
+                guard = asyncio.create_task(self._guard(classifier))
             await self._until_stopped(http_tasks)
         finally:
             for server in http.values():
                 server.should_exit = True
             await self._shut_down(http_tasks, grpc_server, classifier)
+            if guard is not None:
+                guard.cancel()
 
     def _http_server(
         self, routes: Routes, policy: Policy, certificates: CertificateStore | None
@@ -166,6 +175,7 @@ class RealFakeServer(kserve.ModelServer):  # type: ignore[misc]  # kserve ships 
             return None
         classifier = loaded.result()
         self._model.attach(classifier)
+        self._policy.admission = classifier.admission
         self.lifecycle.enter(State.READY)
         log.info(
             "ready",
@@ -178,6 +188,22 @@ class RealFakeServer(kserve.ModelServer):  # type: ignore[misc]  # kserve ships 
             },
         )
         return classifier
+
+    async def _guard(self, classifier: Classifier) -> None:
+        """End the process, for the kubelet to restart, once its device is lost.
+
+        Nothing that was asked is answered wrongly meanwhile, or left waiting: callers get
+        NOT_READY and go to another replica.
+        """
+        limit = self.settings.batching.forward_timeout_s
+        reason = await device_lost(classifier, forward_timeout_s=limit)
+        if self.lifecycle.state is State.STOPPED:  # its thread has ended, as it was told to
+            return
+        log.critical(f"failed: {reason}", extra={"exit_code": EXIT_DEVICE_LOST})
+        self.lifecycle.enter(State.FAILED)
+        classifier.abandon()
+        self._stop.set()
+        asyncio.get_running_loop().call_later(FAILED_LINGER_S, _end_failed)
 
     async def _until_stopped(self, http_tasks: Sequence[asyncio.Task[None]]) -> None:
         stopped = asyncio.create_task(self._stop.wait())
@@ -195,9 +221,11 @@ class RealFakeServer(kserve.ModelServer):  # type: ignore[misc]  # kserve ships 
         classifier: Classifier | None,
     ) -> None:
         """Close the listeners; what is in flight finishes, in parallel, under one deadline."""
-        if self.lifecycle.state is not State.DRAINING:
+        if self.lifecycle.state in (State.STARTING, State.READY):
             self.lifecycle.enter(State.STOPPED)
         await asyncio.gather(*http_tasks, grpc_server.stop(self.settings.server.drain_timeout_s))
+        if self.lifecycle.state is State.FAILED:
+            _end_failed()
         if self.lifecycle.state is not State.STOPPED:
             self.lifecycle.enter(State.STOPPED)
         if classifier is not None:
@@ -215,6 +243,12 @@ class RealFakeServer(kserve.ModelServer):  # type: ignore[misc]  # kserve ships 
             _end_now(number)
         log.info("stopping", extra={"signal": number.name})
         self._stop.set()
+
+
+def _end_failed() -> None:
+    """End although the device thread may never return."""
+    sys.stdout.flush()
+    os._exit(EXIT_DEVICE_LOST)
 
 
 def _end_now(number: signal.Signals) -> None:
