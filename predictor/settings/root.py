@@ -11,6 +11,7 @@ from predictor.settings.groups import (
     ModelSettings,
     ServerSettings,
     TelemetrySettings,
+    TlsSettings,
 )
 from predictor.settings.reference import ENV_PREFIX
 
@@ -30,6 +31,7 @@ class Settings(BaseSettings):
 
     model: ModelSettings = ModelSettings()
     server: ServerSettings = ServerSettings()
+    tls: TlsSettings = TlsSettings()
     limits: LimitSettings = LimitSettings()
     batching: BatchingSettings = BatchingSettings()
     auth: AuthSettings = AuthSettings()
