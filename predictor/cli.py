@@ -10,6 +10,7 @@ from getpass import getpass
 from pathlib import Path
 from typing import Final, TypeAlias
 
+from predictor import cli_audit
 from predictor.errors import SettingsError, StartupError
 
 log = logging.getLogger("predictor.cli")
@@ -69,6 +70,7 @@ def _parser() -> argparse.ArgumentParser:
         help="score everything again instead of going on where FILE ends",
     )
     _add_keys(commands)
+    cli_audit.add(commands, _add)
     _add_model(commands)
     return parser
 
