@@ -20,6 +20,8 @@ import uvloop
 from predictor.errors import StartupError
 from predictor.inference.classifier import Classifier, load_classifier
 from predictor.security.api_keys import ApiKeys
+from predictor.security.audit import open_audit
+from predictor.security.rate_limits import RateLimits
 from predictor.serving.data_plane import RealFakeDataPlane
 from predictor.serving.edge import Edge
 from predictor.serving.grpc import GrpcServer
@@ -28,6 +30,7 @@ from predictor.serving.model import RealFakeModel
 from predictor.serving.policy import Policy
 from predictor.serving.rest import build_routes
 from predictor.settings import Settings
+from predictor.telemetry.logging import LogLines
 
 log = logging.getLogger("predictor.server")
 
@@ -59,7 +62,11 @@ class RealFakeServer(kserve.ModelServer):  # type: ignore[misc]  # kserve ships 
             enable_latency_logging=False,
         )
         self.settings = settings
-        self._model = RealFakeModel(settings.model.name, self.lifecycle)
+        self._rate_limits = RateLimits.from_settings(settings.rate_limit, settings.model.name)
+        self._audit = open_audit(settings.audit, LogLines())
+        self._model = RealFakeModel(
+            settings.model.name, self.lifecycle, self._rate_limits, self._audit
+        )
         self.register_model(self._model)
         self.dataplane = RealFakeDataPlane(self.registered_models, self.lifecycle)
         self._stop = asyncio.Event()
@@ -73,15 +80,19 @@ class RealFakeServer(kserve.ModelServer):  # type: ignore[misc]  # kserve ships 
         Raises:
             StartupError: a port is taken, the keys are unusable, or the bundle is refused.
         """
-        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(self._serve())
+        try:
+            with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+                runner.run(self._serve())
+        finally:
+            if self._audit is not None:
+                self._audit.close()
 
     async def _serve(self) -> None:
         settings = self.settings
         keys = None
         if settings.auth.mode == "api_key" and settings.auth.keys_dir is not None:
             keys = ApiKeys.from_directory(settings.auth.keys_dir)
-        policy = Policy(keys, settings.limits)
+        policy = Policy(keys, settings.limits, self._audit)
         self._take_signals()
         listener = _listen(settings.server.host, settings.server.http_port)
         http = self._http_server(policy)
@@ -194,26 +205,29 @@ class RealFakeServer(kserve.ModelServer):  # type: ignore[misc]  # kserve ships 
             self.lifecycle.enter(State.STOPPED)
         if classifier is not None:
             await classifier.close()
+        if self._rate_limits is not None:
+            await self._rate_limits.close()
         log.info("stopped")
 
     def _take_signals(self) -> None:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._on_stop_signal, number)
-        loop.add_signal_handler(signal.SIGQUIT, _end_now, signal.SIGQUIT)
+        loop.add_signal_handler(signal.SIGQUIT, self._end_now, signal.SIGQUIT)
 
     def _on_stop_signal(self, number: signal.Signals) -> None:
         if self._stop.is_set():
-            _end_now(number)
+            self._end_now(number)
         log.info("stopping", extra={"signal": number.name})
         self._stop.set()
 
-
-def _end_now(number: signal.Signals) -> None:
-    """End without draining. `os._exit`: a thread inside a forward would hold up `sys.exit`."""
-    log.warning("ended without draining", extra={"signal": number.name})
-    sys.stdout.flush()
-    os._exit(128 + number)
+    def _end_now(self, number: signal.Signals) -> None:
+        """End without draining. `os._exit`: a thread inside a forward would hold up `sys.exit`."""
+        log.warning("ended without draining", extra={"signal": number.name})
+        if self._audit is not None:
+            self._audit.close(timeout_s=1.0)
+        sys.stdout.flush()
+        os._exit(128 + number)
 
 
 def _listen(host: str, port: int) -> socket.socket:
