@@ -1,8 +1,9 @@
 """Pictures of many callers, one device: coalesce, keep deadlines, isolate what is bad.
 
-One thread owns the engine. It takes whatever is waiting when the device gets free, so batches
-grow with load and an idle server answers at once. It waits for more only while a picture that was
-announced (`expect`) is still being decoded, and never longer than `max_wait_s`.
+Each lane of the engine (a GPU has one, a CPU one per core) is a thread that takes whatever is
+waiting when it gets free, callers in turn, so batches grow with load and an idle server answers at
+once. It waits for more only while a picture that was announced (`expect`) is still being decoded,
+and never longer than `max_wait_s`.
 
 What an item's owner does never touches its neighbours: a cancelled or expired item leaves the
 queue before it runs, and a batch that fails is halved until the item at fault fails alone, while
@@ -13,19 +14,21 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from itertools import islice
 from typing import Any, Final, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from predictor.errors import DeadlineExceeded, InternalError, NotReady, Overloaded, WireError
+from predictor.inference.cost import CostCurve
 from predictor.inference.engine import Engine, EngineInput, EngineLost, EngineOutOfMemory
+from predictor.inference.fair_queue import FairQueue
 
 log = logging.getLogger("predictor.batcher")
 
@@ -48,6 +51,7 @@ class _Item:
     arrived: float
     loop: asyncio.AbstractEventLoop
     future: asyncio.Future[Logits]
+    taken: bool = False
 
     def wanted(self, now: float) -> bool:
         return not self.future.done() and (self.deadline is None or now < self.deadline)
@@ -64,12 +68,12 @@ class Announcement:
 
 
 @dataclass(slots=True)
-class _Queue:
-    """What waits, first come first served. Every access holds the condition."""
+class _Lane:
+    """One thread and what it is doing. `batch` is read and written under the condition."""
 
-    items: dict[_Item, None] = field(default_factory=dict)
-    expected: int = 0
-    stopping: bool = False
+    thread: threading.Thread
+    batch: list[_Item] = field(default_factory=list)
+    forward_began: float | None = None
 
 
 @dataclass(slots=True)
@@ -87,40 +91,71 @@ class Batcher:
         max_batch_size: most pictures in one forward.
         max_queue: most pictures waiting; one more is refused.
         max_wait_s: longest a batch waits for announced pictures.
+        weights: turns by caller; see `FairQueue`.
     """
 
     def __init__(
-        self, engine: Engine, *, max_batch_size: int, max_queue: int, max_wait_s: float
+        self,
+        engine: Engine,
+        *,
+        max_batch_size: int,
+        max_queue: int,
+        max_wait_s: float,
+        weights: Mapping[str, int] | None = None,
     ) -> None:
         self.engine = engine
-        self._max_batch_size = max_batch_size
+        self.max_batch_size = max_batch_size
+        self.cost = CostCurve()
         self._max_queue = max_queue
         self._max_wait_s = max_wait_s
         self._rooms: dict[Kind, _Room] = {}
-        self._queue = _Queue()
+        # Every access to the queue and the three below holds the condition.
         self._condition = threading.Condition()
-        self._thread = threading.Thread(target=self._run, name="device", daemon=True)
+        self._queue: FairQueue[_Item] = FairQueue(weights)
+        self._expected = 0
+        self._stopping = False
+        self._lanes = [
+            _Lane(threading.Thread(target=self._run, args=(number,), name=f"lane-{number}"))
+            for number in range(engine.lanes)
+        ]
         self._failed = False
 
     def start(self) -> None:
-        self._thread.start()
+        for lane in self._lanes:
+            lane.thread.daemon = True
+            lane.thread.start()
 
     async def stop(self) -> None:
-        """Refuse new pictures, fail the waiting ones with NotReady, and end the thread.
+        """Refuse new pictures, fail the waiting ones with NotReady, and end the threads.
 
         What is on the device is still answered.
         """
         self._close()
-        if self._thread.is_alive():
-            await asyncio.to_thread(self._thread.join)
+        for lane in self._lanes:
+            if lane.thread.is_alive():
+                await asyncio.to_thread(lane.thread.join)
+
+    def abandon(self) -> None:
+        """Like `stop` for a device that answers nothing any more: nobody waits for its threads."""
+        self._failed = True
+        with self._condition:
+            on_device = [item for lane in self._lanes for item in lane.batch]
+        self._close(on_device)
 
     @property
     def healthy(self) -> bool:
-        return self._thread.is_alive() and not self._failed
+        return not self._failed and all(lane.thread.is_alive() for lane in self._lanes)
 
     @property
     def queue_depth(self) -> int:
-        return len(self._queue.items)
+        return len(self._queue)
+
+    @property
+    def longest_forward_s(self) -> float:
+        """Seconds since the oldest forward that still runs began; 0 when none runs."""
+        now = time.monotonic()
+        began = (lane.forward_began for lane in self._lanes)
+        return max((now - moment for moment in began if moment is not None), default=0.0)
 
     @contextmanager
     def expect(self, count: int) -> Iterator[Announcement]:
@@ -131,7 +166,7 @@ class Batcher:
         """
         announcement = Announcement(count)
         with self._condition:
-            self._queue.expected += count
+            self._expected += count
         try:
             yield announcement
         finally:
@@ -141,13 +176,14 @@ class Batcher:
                     self._condition.notify()
 
     def _withdraw(self, announcement: Announcement) -> None:
-        self._queue.expected -= announcement.count
+        self._expected -= announcement.count
         announcement.count = 0
 
     async def submit_many(
         self,
         arrays: Sequence[EngineInput],
         *,
+        caller: str = "",
         deadline: float | None = None,
         announcement: Announcement | None = None,
     ) -> list[Logits]:
@@ -155,6 +191,7 @@ class Batcher:
 
         Args:
             arrays: uint8 (H, W, 3) or float32 (3, H, W) each.
+            caller: whose turns they use.
             deadline: `time.monotonic()` after which nobody wants the answer.
 
         Returns:
@@ -170,7 +207,7 @@ class Batcher:
             _Item(array, (str(array.dtype), array.shape), deadline, now, loop, loop.create_future())
             for array in arrays
         ]
-        self._enqueue(items, announcement)
+        self._enqueue(caller, items, announcement)
         timer = None
         if deadline is not None:
             timer = loop.call_at(loop.time() + deadline - now, _expire, items)
@@ -185,93 +222,99 @@ class Batcher:
                 raise answer.at(f"image[{index}]") if len(items) > 1 else answer
         return [item.future.result() for item in items]
 
-    def _enqueue(self, items: list[_Item], announcement: Announcement | None) -> None:
+    def _enqueue(self, caller: str, items: list[_Item], announcement: Announcement | None) -> None:
         with self._condition:
-            if self._queue.stopping or self._failed:
+            if self._stopping or self._failed:
                 raise NotReady(STOPPED)
-            if len(self._queue.items) + len(items) > self._max_queue:
+            if len(self._queue) + len(items) > self._max_queue:
                 raise Overloaded("the queue in front of the model is full; retry later")
-            self._queue.items.update(dict.fromkeys(items))
+            for item in items:
+                self._queue.push(caller, item)
             if announcement is not None:
                 self._withdraw(announcement)
-            self._condition.notify()
+            self._condition.notify(len(items))
 
     def _discard(self, items: list[_Item]) -> None:
         """Take what is still queued of a request that ended early out of the queue."""
         with self._condition:
-            for item in items:
-                self._queue.items.pop(item, None)
+            if any(not item.taken for item in items):
+                gone = set(items)
+                self._queue.discard(gone.__contains__)
 
     def _close(self, on_device: Sequence[_Item] = ()) -> None:
         """Admit nothing more; fail what waits, and what was lost on the device."""
         with self._condition:
-            self._queue.stopping = True
-            lost = [*on_device, *self._queue.items]
-            self._queue.items.clear()
-            self._condition.notify()
+            self._stopping = True
+            lost = [*on_device, *self._queue.clear()]
+            self._condition.notify_all()
         _deliver([(item, NotReady(STOPPED)) for item in lost])
 
-    # The device thread
+    # A lane's thread
 
-    def _run(self) -> None:
-        batch: list[_Item] | None = None
+    def _run(self, number: int) -> None:
+        lane = self._lanes[number]
         try:
-            while (batch := self._next_batch()) is not None:
-                self._classify(batch)
+            while self._next_batch(lane):
+                self._classify(lane)
         except BaseException:
             self._failed = True
             log.critical("the device thread ended", exc_info=True)
         finally:
-            self._close(batch or ())
+            self._close(lane.batch)
 
-    def _next_batch(self) -> list[_Item] | None:
-        """Wait for pictures and take those of one kind; None when stopping."""
-        queue = self._queue
+    def _next_batch(self, lane: _Lane) -> bool:
+        """Wait for pictures and give the lane those of one kind; False when stopping."""
         with self._condition:
-            while not queue.items and not queue.stopping:
+            lane.batch = []
+            while not self._queue and not self._stopping:
                 self._condition.wait()
-            if queue.stopping:
-                return None
-            oldest = next(iter(queue.items))
-            limit = self._room(oldest.kind).size
-            while queue.expected > 0 and len(queue.items) < limit and not queue.stopping:
-                remaining = oldest.arrived + self._max_wait_s - time.monotonic()
+            if self._stopping:
+                return False
+            first = self._queue.peek()
+            limit = self._room(first.kind).size
+            while self._expected > 0 and 0 < len(self._queue) < limit and not self._stopping:
+                remaining = first.arrived + self._max_wait_s - time.monotonic()
                 if remaining <= 0:
                     break
                 self._condition.wait(remaining)
-            return self._take(oldest.kind, limit)
+            if self._queue:  # another lane may have been quicker
+                lane.batch = self._take(limit)
+            return True
 
-    def _take(self, kind: Kind, limit: int) -> list[_Item]:
-        same = (item for item in self._queue.items if item.kind == kind)
-        taken = list(islice(same, limit))
-        for item in taken:
-            del self._queue.items[item]
-        return taken
+    def _take(self, limit: int) -> list[_Item]:
+        """A lane's share of what waits, callers in turn, all of one kind."""
+        kind = self._queue.peek().kind
+        share = math.ceil(len(self._queue) / len(self._lanes))
+        batch = self._queue.take(min(limit, share), lambda item: item.kind == kind)
+        for item in batch:
+            item.taken = True
+        return batch
 
     def _room(self, kind: Kind) -> _Room:
-        return self._rooms.setdefault(kind, _Room(self._max_batch_size))
+        return self._rooms.setdefault(kind, _Room(self.max_batch_size))
 
-    def _classify(self, batch: list[_Item]) -> None:
-        """Run a batch without those whom nobody waits for; halve it until what is at fault stands
-        alone.
+    def _classify(self, lane: _Lane) -> None:
+        """Run the lane's batch without those whom nobody waits for; halve it until what is at
+        fault stands alone.
         """
-        groups = [batch]
+        groups = [lane.batch]
         while groups:
             now = time.monotonic()
             group = [item for item in groups.pop() if item.wanted(now)]
-            outcomes = self._forward(group) if group else []
+            outcomes = self._forward(lane, group) if group else []
             if outcomes is None:
                 middle = len(group) // 2
                 groups += [group[middle:], group[:middle]]
             else:
                 _deliver(outcomes)
 
-    def _forward(self, group: list[_Item]) -> list[_Outcome] | None:
+    def _forward(self, lane: _Lane, group: list[_Item]) -> list[_Outcome] | None:
         """Run pictures of one kind; None where they failed together and are to be halved.
 
         Halving is left to the caller: an exception that is being handled keeps what the failed
         forward had on the device.
         """
+        began = lane.forward_began = time.monotonic()
         try:
             batch: Any = np.stack([item.array for item in group])  # of the kind's one dtype
             outcomes = _outcomes(group, self.engine.forward(batch))
@@ -284,6 +327,9 @@ class Batcher:
                 return None
             log.exception("a picture could not be classified")
             return [(group[0], InternalError())]
+        finally:
+            lane.forward_began = None
+        self.cost.observe(len(group), time.monotonic() - began)
         self._fitted(group)
         return outcomes
 
@@ -300,7 +346,7 @@ class Batcher:
         room = self._room(group[0].kind)
         room.fitted += len(group) == room.size
         if room.fitted == GROW_AFTER:
-            self._rooms[group[0].kind] = _Room(min(2 * room.size, self._max_batch_size))
+            self._rooms[group[0].kind] = _Room(min(2 * room.size, self.max_batch_size))
 
 
 def _outcomes(group: list[_Item], logits: Logits) -> list[_Outcome]:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -17,14 +16,16 @@ from predictor.errors import (
     DeadlineExceeded,
     InvalidRequest,
     NotReady,
-    Overloaded,
     SettingsError,
     WireError,
 )
+from predictor.inference.admission import Admission
 from predictor.inference.batcher import EXPIRED, STOPPED, Batcher
+from predictor.inference.cpus import usable_cpus
 from predictor.inference.decoding import DecodeLimits, decode, prepare
 from predictor.inference.engine import Engine, EngineInput, EngineOutOfMemory
 from predictor.inference.pictures import Classification, EncodedImage, Picture, Pixels
+from predictor.inference.turnstile import Turnstile
 from predictor.settings import Settings
 
 
@@ -33,7 +34,8 @@ class Classifier:
 
     Args:
         decode_workers: pictures decoded at once; 0 is one per CPU this process may use.
-        max_pending: most pictures being decoded or waiting to be; one more is refused.
+        max_pictures: most pictures admitted and not yet answered; one more is refused.
+        weights: turns by caller, in decoding and in the batcher; see `FairQueue`.
     """
 
     def __init__(
@@ -43,16 +45,24 @@ class Classifier:
         *,
         limits: DecodeLimits,
         decode_workers: int = 0,
-        max_pending: int = 256,
+        max_pictures: int = 256,
+        weights: Mapping[str, int] | None = None,
     ) -> None:
         self.manifest = manifest
         self._batcher = batcher
         self._limits = limits
-        self._max_pending = max_pending
-        self._pending = 0
         self._closed = False
-        self._pool = ThreadPoolExecutor(
-            decode_workers or len(os.sched_getaffinity(0)), thread_name_prefix="decode"
+        workers = decode_workers or usable_cpus()
+        self._pool = ThreadPoolExecutor(workers, thread_name_prefix="decode")
+        # Twice: the next picture is at hand when a worker gets free, without asking the loop.
+        self._turnstile = Turnstile(2 * workers, weights)
+        self.admission = Admission(
+            batcher.cost,
+            decode_workers=workers,
+            lanes=batcher.engine.lanes,
+            max_batch_size=batcher.max_batch_size,
+            max_pictures=max_pictures,
+            weights=weights,
         )
 
     @property
@@ -71,12 +81,22 @@ class Classifier:
     def queue_depth(self) -> int:
         return self._batcher.queue_depth
 
+    @property
+    def longest_forward_s(self) -> float:
+        """Seconds since the oldest forward that still runs began; 0 when none runs."""
+        return self._batcher.longest_forward_s
+
     async def classify(
-        self, pictures: Sequence[Picture], *, deadline: float | None = None
+        self,
+        pictures: Sequence[Picture],
+        *,
+        caller: str | None = None,
+        deadline: float | None = None,
     ) -> list[Classification]:
         """Classify the pictures of one request, in order.
 
         Args:
+            caller: whose turns it uses; None where callers are not told apart.
             deadline: `time.monotonic()` after which nobody wants the answer.
 
         Raises:
@@ -85,51 +105,77 @@ class Classifier:
         """
         if deadline is not None and time.monotonic() >= deadline:
             raise DeadlineExceeded(EXPIRED)
-        with self._batcher.expect(len(pictures)) as announcement:
-            crops = await self._prepare_all(pictures, deadline)
+        count, lane = len(pictures), caller or ""
+        with (
+            self.admission.enter(count, caller=caller, deadline=deadline) as visit,
+            self._batcher.expect(count) as announcement,
+        ):
+            crops = await self._prepare_all(pictures, lane, deadline)
+            self.admission.decoded(visit)
             logits = await self._batcher.submit_many(
-                crops, deadline=deadline, announcement=announcement
+                crops, caller=lane, deadline=deadline, announcement=announcement
             )
-        return [self._answer(row) for row in logits]
+            return [self._answer(row) for row in logits]
+
+    def abandon(self) -> None:
+        """Fail what waits for a device that will not answer any more."""
+        self._batcher.abandon()
 
     async def close(self) -> None:
         """End the pool and the device thread; what still waits gets NotReady."""
         self._closed = True
+        self._turnstile.close()
         self._pool.shutdown(wait=False)
         await self._batcher.stop()
 
     async def _prepare_all(
-        self, pictures: Sequence[Picture], deadline: float | None
+        self, pictures: Sequence[Picture], caller: str, deadline: float | None
     ) -> list[EngineInput]:
-        if self._closed:
-            raise NotReady(STOPPED)
-        if self._pending + len(pictures) > self._max_pending:
-            raise Overloaded("too many pictures wait to be decoded; retry later")
-        self._pending += len(pictures)
-        loop = asyncio.get_running_loop()
-        futures = [
-            loop.run_in_executor(self._pool, self._prepare, picture, deadline)
-            for picture in pictures
-        ]
         left = None if deadline is None else deadline - time.monotonic()
         try:
             async with asyncio.timeout(left):
-                return [await _placed(f, index, len(futures)) for index, f in enumerate(futures)]
+                if len(pictures) == 1:
+                    return [await self._prepare_in_turn(pictures[0], caller, deadline)]
+                return await self._prepare_several(pictures, caller, deadline)
         except TimeoutError:
             raise DeadlineExceeded(EXPIRED) from None
-        finally:
-            for future in futures:
-                future.cancel()
-                # A later picture's failure is nobody's news once the first has failed.
-                future.add_done_callback(_retrieve)
-            self._pending -= len(pictures)
 
-    def _prepare(self, picture: Picture, deadline: float | None) -> EngineInput:
+    async def _prepare_several(
+        self, pictures: Sequence[Picture], caller: str, deadline: float | None
+    ) -> list[EngineInput]:
+        tasks = [
+            asyncio.ensure_future(self._prepare_in_turn(picture, caller, deadline))
+            for picture in pictures
+        ]
+        try:
+            return [await _placed(task, index) for index, task in enumerate(tasks)]
+        finally:
+            for task in tasks:
+                task.cancel()  # and asyncio says nothing of a later picture's failure
+
+    async def _prepare_in_turn(
+        self, picture: Picture, caller: str, deadline: float | None
+    ) -> EngineInput:
+        await self._turnstile.enter(caller)
+        try:
+            loop = asyncio.get_running_loop()
+            crop, took = await loop.run_in_executor(self._pool, self._timed, picture, deadline)
+            self.admission.decode_took(took)
+            return crop
+        finally:
+            self._turnstile.leave()
+
+    def _timed(self, picture: Picture, deadline: float | None) -> tuple[EngineInput, float]:
         """Runs in the pool, which still empties its queue after `close`."""
+        began = time.monotonic()
         if self._closed:
             raise NotReady(STOPPED)
-        if deadline is not None and time.monotonic() >= deadline:
+        if deadline is not None and began >= deadline:
             raise DeadlineExceeded(EXPIRED)
+        crop = self._prepare(picture)
+        return crop, time.monotonic() - began
+
+    def _prepare(self, picture: Picture) -> EngineInput:
         preprocessing = self.manifest.preprocessing
         if isinstance(picture, EncodedImage):
             return decode(picture.data, preprocessing, self._limits)
@@ -173,20 +219,27 @@ def load_classifier(settings: Settings) -> Classifier:
         device=settings.model.device,
         dtype=settings.model.dtype,
     )
-    batching, limits = settings.batching, settings.limits
+    largest = settings.batching.max_batch_size
     try:
-        engine.warm_up(batch_sizes(batching.max_batch_size))
+        engine.warm_up(batch_sizes(largest))
         replay(manifest, engine, engine.tolerance)
     except EngineOutOfMemory:
         raise SettingsError(
-            f"batching.max_batch_size: {batching.max_batch_size} pictures do not fit into the "
-            f"memory of {engine.device}; set a smaller one"
+            f"batching.max_batch_size: {largest} pictures do not fit into the memory of "
+            f"{engine.device}; set a smaller one"
         ) from None
+    return build_classifier(manifest, engine, settings)
+
+
+def build_classifier(manifest: Manifest, engine: Engine, settings: Settings) -> Classifier:
+    """Put a warm engine to work as the settings say."""
+    batching, limits = settings.batching, settings.limits
     batcher = Batcher(
         engine,
         max_batch_size=batching.max_batch_size,
         max_queue=batching.max_queue,
         max_wait_s=batching.max_wait_ms / 1000,
+        weights=batching.weights,
     )
     batcher.start()
     return Classifier(
@@ -203,7 +256,8 @@ def load_classifier(settings: Settings) -> Classifier:
             max_segments=limits.max_segments,
         ),
         decode_workers=batching.decode_workers,
-        max_pending=batching.max_queue,
+        max_pictures=batching.max_queue,
+        weights=batching.weights,
     )
 
 
@@ -234,12 +288,8 @@ def replay(manifest: Manifest, engine: Engine, tolerance: float) -> float:
     return difference
 
 
-async def _placed(future: asyncio.Future[EngineInput], index: int, count: int) -> EngineInput:
+async def _placed(future: asyncio.Future[EngineInput], index: int) -> EngineInput:
     try:
         return await future
     except WireError as error:
-        raise (error.at(f"image[{index}]") if count > 1 else error) from None
-
-
-def _retrieve(future: asyncio.Future[EngineInput]) -> object:
-    return future.cancelled() or future.exception()
+        raise error.at(f"image[{index}]") from None

@@ -20,12 +20,14 @@ class EngineLost(Exception):
 
 
 class Engine(Protocol):
-    """A network on a device. Called from one thread only, never from the event loop."""
+    """A network on a device. Never called from the event loop."""
 
     name: str
     """``torch`` or ``onnx``; a metric label and part of the model's metadata."""
     device: str
     """``cpu``, ``cuda:0``."""
+    lanes: int
+    """Threads that may call `forward` at the same time, and together keep the device busy."""
 
     def forward(self, batch: EngineInput) -> NDArray[np.float32]:
         """Classify a batch.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Literal, TypeAlias
@@ -13,6 +12,7 @@ from numpy.typing import NDArray
 
 from predictor.bundle.manifest import Preprocessing
 from predictor.errors import SettingsError
+from predictor.inference.cpus import usable_cpus
 from predictor.inference.engine import EngineInput, EngineLost, EngineOutOfMemory
 
 Dtype: TypeAlias = Literal["auto", "fp32", "fp16", "bf16"]
@@ -21,13 +21,17 @@ _HALF = {"fp16": torch.float16, "bf16": torch.bfloat16}
 
 
 class TorchEngine:
-    """A module on a device. Called from one thread only.
+    """A module on a device.
+
+    A GPU has one lane. A CPU has one for each core, where a forward keeps to one thread: forwards
+    that share their cores with decoding, and with one another, spend most of their time waiting
+    for the slowest of their threads (measured with `make overload`: a ninth of the throughput).
 
     Args:
         module: (N, 3, H, W) normalised in, logits (N, K) out; in evaluation mode.
         device: `auto` takes the first GPU when there is one.
         dtype: `auto` is fp32 on the CPU and fp16 autocast on CUDA.
-        threads: for CPU arithmetic; None takes the CPUs this process may use.
+        lanes: forwards at once on a CPU; None takes the CPUs this process may use.
 
     Raises:
         SettingsError: a device or dtype that is not to be had here.
@@ -42,13 +46,15 @@ class TorchEngine:
         *,
         device: str = "auto",
         dtype: Dtype = "auto",
-        threads: int | None = None,
+        lanes: int | None = None,
     ) -> None:
         self._device = _resolve(device)
         self.device = str(self._device)
         self._half = _half(dtype, self._device)
+        self.lanes = 1
         if self._device.type == "cpu":
-            torch.set_num_threads(threads or len(os.sched_getaffinity(0)))
+            self.lanes = lanes or usable_cpus()
+            torch.set_num_threads(1)
         self._module = module.eval().to(self._device).to(memory_format=torch.channels_last)
         mean = torch.tensor(preprocessing.mean, device=self._device).view(1, 3, 1, 1)
         std = torch.tensor(preprocessing.std, device=self._device).view(1, 3, 1, 1)

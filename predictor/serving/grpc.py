@@ -16,6 +16,7 @@ from predictor.errors import DeadlineExceeded, InvalidRequest, StartupError
 from predictor.inference.pictures import Classification
 from predictor.protocol import v2
 from predictor.protocol.schemas import InputTensor, ModelDescription, OutputTensor, RequestedOutput
+from predictor.serving.call import call_var
 from predictor.serving.data_plane import RealFakeDataPlane
 from predictor.serving.grpc_edge import GrpcEdge
 from predictor.serving.health import V2_SERVICE, HealthServicer
@@ -39,7 +40,7 @@ class InferenceServicer:
         self._max_pictures = max_pictures
 
     async def ServerLive(self, request: Any, context: Context) -> Any:
-        return pb.ServerLiveResponse(live=True)
+        return pb.ServerLiveResponse(live=self._plane.lifecycle.is_live)
 
     async def ServerReady(self, request: Any, context: Context) -> Any:
         return pb.ServerReadyResponse(ready=await self._plane.ready())
@@ -68,8 +69,11 @@ class InferenceServicer:
         deadline = self._policy.deadline(
             metadata.get("x-request-timeout-ms"), context.time_remaining()
         )
-        wire = WireRequest(partial(self._parse, request), request.ByteSize(), arrived, deadline)
-        with self._policy.admit():
+        caller = call_var.get().key_id
+        wire = WireRequest(
+            partial(self._parse, request), request.ByteSize(), arrived, deadline, caller
+        )
+        with self._policy.admit(caller, deadline):
             try:
                 async with asyncio.timeout(max(0.0, deadline - arrived)):
                     return await self._plane.answer(request.model_name, request.model_version, wire)

@@ -85,8 +85,9 @@ class GrpcEdge(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # not gen
                 code = error.code
                 await _abort(context, error, known)
             except asyncio.CancelledError:
-                if context.cancelled() or context.done():
-                    raise  # the caller hung up or its deadline passed
+                task = asyncio.current_task()
+                if task is not None and task.cancelling():
+                    raise  # by gRPC: the caller hung up or its deadline passed
                 # Something below us was cancelled; unanswered, the caller would wait forever.
                 stopping = NotReady("the server is stopping; retry on another replica")
                 code = stopping.code

@@ -46,18 +46,21 @@ class WireRequest(Generic[ReplyT]):
         size: bytes; decides whether `parse` may run on the event loop.
         arrived: `time.monotonic()` when the request was accepted.
         deadline: `time.monotonic()` by which the transport wants the answer.
+        caller: id of the API key; None where none is asked for.
     """
 
     parse: Callable[[ModelDescription], Job[ReplyT]]
     size: int
     arrived: float
     deadline: float
+    caller: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class _Timed(Generic[ReplyT]):
     job: Job[ReplyT]
     deadline: float
+    caller: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +139,7 @@ class RealFakeModel(kserve.Model):  # type: ignore[misc]  # kserve ships no type
         deadline = payload.deadline
         if job.timeout_s is not None:
             deadline = min(deadline, payload.arrived + job.timeout_s)
-        return _Timed(job, deadline)
+        return _Timed(job, deadline, payload.caller)
 
     async def predict(
         self, payload: _Timed[Any], headers: dict[str, str] | None = None
@@ -148,7 +151,9 @@ class RealFakeModel(kserve.Model):  # type: ignore[misc]  # kserve ships no type
         await self._limit(call, len(job.pictures))
         if self._audit is not None:
             call.digests = await asyncio.to_thread(digests, job.pictures)
-        results = await self._classifier.classify(job.pictures, deadline=payload.deadline)
+        results = await self._classifier.classify(
+            job.pictures, caller=payload.caller, deadline=payload.deadline
+        )
         call.verdicts = [result.verdict for result in results]
         return _Answer(job, results)
 

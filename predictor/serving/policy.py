@@ -9,6 +9,8 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 from predictor.errors import InvalidRequest, Overloaded, Unauthenticated, WireError
+from predictor.inference.admission import Admission
+from predictor.inference.places import Places
 from predictor.security import api_keys
 from predictor.security.audit import AuditLog
 from predictor.serving.call import Call
@@ -43,7 +45,13 @@ class Policy:
         self._keys = keys
         self._limits = limits
         self.audit = audit
-        self.in_flight = 0
+        self._places = Places(limits.max_in_flight)
+        self.admission: Admission | None = None
+        """What a picture has to expect; None while the model loads."""
+
+    @property
+    def in_flight(self) -> int:
+        return self._places.taken
 
     def accept(self, headers: Iterable[tuple[bytes, bytes]], call: Call) -> None:
         """Note in `call` whose key it shows, and record the decision.
@@ -99,16 +107,20 @@ class Policy:
         return time.monotonic() + limit
 
     @contextmanager
-    def admit(self) -> Iterator[None]:
+    def admit(self, caller: str | None, deadline: float) -> Iterator[None]:
         """Hold one of the `limits.max_in_flight` places for inference requests.
 
+        Refuses, before the body is read, what could not be answered by `deadline` even if it held
+        one small picture.
+
         Raises:
-            Overloaded: all are taken.
+            Overloaded: the answer would be late, or the caller's share of the places is taken.
         """
-        if self.in_flight >= self._limits.max_in_flight:
+        if self.admission is not None:
+            self.admission.check(caller=caller, deadline=deadline)
+        if not self._places.take(caller):
             raise Overloaded("too many requests are in flight; retry later")
-        self.in_flight += 1
         try:
             yield
         finally:
-            self.in_flight -= 1
+            self._places.give_back(caller)

@@ -29,11 +29,15 @@ from predictor.serving.lifecycle import Lifecycle, State
 from predictor.serving.model import RealFakeModel
 from predictor.serving.policy import Policy
 from predictor.serving.rest import build_routes
+from predictor.serving.watchdog import device_lost
 from predictor.settings import Settings
 from predictor.telemetry.logging import LogLines
 
 log = logging.getLogger("predictor.server")
 
+EXIT_DEVICE_LOST = 4
+FAILED_LINGER_S = 2.0
+"""For the refusals of what was in flight to reach their callers."""
 BACKLOG = 2048
 """Connections the kernel holds while the event loop is busy accepting others."""
 
@@ -72,7 +76,7 @@ class RealFakeServer(kserve.ModelServer):  # type: ignore[misc]  # kserve ships 
         self._stop = asyncio.Event()
 
     def start(self, models: list[kserve.Model] | None = None) -> None:
-        """Serve until told to stop; returns when drained.
+        """Serve until told to stop; returns when drained. Does not return when the device is lost.
 
         Args:
             models: none; kserve's signature. The one model comes from the settings.
@@ -92,7 +96,7 @@ class RealFakeServer(kserve.ModelServer):  # type: ignore[misc]  # kserve ships 
         keys = None
         if settings.auth.mode == "api_key" and settings.auth.keys_dir is not None:
             keys = ApiKeys.from_directory(settings.auth.keys_dir)
-        policy = Policy(keys, settings.limits, self._audit)
+        policy = self._policy = Policy(keys, settings.limits, self._audit)
         self._take_signals()
         listener = _listen(settings.server.host, settings.server.http_port)
         http = self._http_server(policy)
@@ -109,11 +113,16 @@ class RealFakeServer(kserve.ModelServer):  # type: ignore[misc]  # kserve ships 
             },
         )
         classifier: Classifier | None = None
+        guard: asyncio.Task[None] | None = None
         try:
             classifier = await self._load()
+            if classifier is not None:
+                guard = asyncio.create_task(self._guard(classifier))
             await self._until_stopped(http_task)
         finally:
             await self._shut_down(http, http_task, grpc_server, classifier)
+            if guard is not None:
+                guard.cancel()
 
     def _http_server(self, policy: Policy) -> uvicorn.Server:
         settings = self.settings
@@ -167,6 +176,7 @@ class RealFakeServer(kserve.ModelServer):  # type: ignore[misc]  # kserve ships 
             return None
         classifier = loaded.result()
         self._model.attach(classifier)
+        self._policy.admission = classifier.admission
         self.lifecycle.enter(State.READY)
         log.info(
             "ready",
@@ -179,6 +189,22 @@ class RealFakeServer(kserve.ModelServer):  # type: ignore[misc]  # kserve ships 
             },
         )
         return classifier
+
+    async def _guard(self, classifier: Classifier) -> None:
+        """End the process, for the kubelet to restart, once its device is lost.
+
+        Nothing that was asked is answered wrongly meanwhile, or left waiting: callers get
+        NOT_READY and go to another replica.
+        """
+        limit = self.settings.batching.forward_timeout_s
+        reason = await device_lost(classifier, forward_timeout_s=limit)
+        if self.lifecycle.state is State.STOPPED:  # its thread has ended, as it was told to
+            return
+        log.critical(f"failed: {reason}", extra={"exit_code": EXIT_DEVICE_LOST})
+        self.lifecycle.enter(State.FAILED)
+        classifier.abandon()
+        self._stop.set()
+        asyncio.get_running_loop().call_later(FAILED_LINGER_S, self._end_failed)
 
     async def _until_stopped(self, http_task: asyncio.Task[None]) -> None:
         stopped = asyncio.create_task(self._stop.wait())
@@ -197,10 +223,12 @@ class RealFakeServer(kserve.ModelServer):  # type: ignore[misc]  # kserve ships 
         classifier: Classifier | None,
     ) -> None:
         """Close both listeners; what is in flight finishes, in parallel, under one deadline."""
-        if self.lifecycle.state is not State.DRAINING:
+        if self.lifecycle.state in (State.STARTING, State.READY):
             self.lifecycle.enter(State.STOPPED)
         http.should_exit = True
         await asyncio.gather(http_task, grpc_server.stop(self.settings.server.drain_timeout_s))
+        if self.lifecycle.state is State.FAILED:
+            self._end_failed()
         if self.lifecycle.state is not State.STOPPED:
             self.lifecycle.enter(State.STOPPED)
         if classifier is not None:
@@ -222,12 +250,20 @@ class RealFakeServer(kserve.ModelServer):  # type: ignore[misc]  # kserve ships 
         self._stop.set()
 
     def _end_now(self, number: signal.Signals) -> None:
-        """End without draining. `os._exit`: a thread inside a forward would hold up `sys.exit`."""
+        """End without draining."""
         log.warning("ended without draining", extra={"signal": number.name})
+        self._exit(128 + number)
+
+    def _end_failed(self) -> None:
+        """End although the device thread may never return."""
+        self._exit(EXIT_DEVICE_LOST)
+
+    def _exit(self, code: int) -> None:
+        """`os._exit`: a thread inside a forward would hold up `sys.exit`."""
         if self._audit is not None:
             self._audit.close(timeout_s=1.0)
         sys.stdout.flush()
-        os._exit(128 + number)
+        os._exit(code)
 
 
 def _listen(host: str, port: int) -> socket.socket:

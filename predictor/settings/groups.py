@@ -182,7 +182,7 @@ class LimitSettings(_Group):
         ge=1,
         le=65536,
         description="Requests admitted at once over all protocols; the next is OVERLOADED, with "
-        "the time to wait. Health answers are not counted.",
+        "the time to wait. One API key alone may hold four fifths. Health answers are not counted.",
     )
     max_deadline_s: float = Field(
         30.0,
@@ -214,8 +214,8 @@ class BatchingSettings(_Group):
         256,
         ge=1,
         le=65536,
-        description="Pictures that may wait for the device; the next is OVERLOADED. Longer turns "
-        "refusals into latency.",
+        description="Pictures admitted and not yet answered; the next is OVERLOADED. One API key "
+        "alone may hold four fifths. Longer turns refusals into latency.",
     )
     max_wait_ms: float = Field(
         2.0,
@@ -223,6 +223,20 @@ class BatchingSettings(_Group):
         le=1000,
         description="Milliseconds a batch may wait for pictures known to be on their way. 0 never "
         "waits. A lone request never waits.",
+    )
+    weights: Pairs[Annotated[int, Field(ge=1, le=1000)]] = Field(
+        {},
+        description="Turns by key id, such as `batch=1,web=4`: of two callers who both wait, the "
+        "second is then given four pictures for each of the first's. A key that is not named has "
+        "1. Without waiting callers it changes nothing.",
+    )
+    forward_timeout_s: float = Field(
+        20.0,
+        gt=0,
+        le=3600,
+        description="Seconds one forward may take before the device counts as hung: the process "
+        "then fails its requests and exits non-zero, to be restarted. Too short ends a healthy "
+        "server under load.",
     )
     decode_workers: int = Field(
         0,

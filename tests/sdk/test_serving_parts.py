@@ -122,11 +122,12 @@ def test_a_timeout_that_is_no_number_is_refused(header: str) -> None:
 
 def test_places_are_given_back_whatever_happens() -> None:
     subject = policy(max_in_flight=1)
+    later = time.monotonic() + 60
 
     def fail_in_place() -> None:
-        with subject.admit():
+        with subject.admit("unit", later):
             with pytest.raises(Overloaded):
-                subject.admit().__enter__()
+                subject.admit("unit", later).__enter__()
             raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):

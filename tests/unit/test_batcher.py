@@ -62,6 +62,7 @@ class Engine:
 
     name = "gated"
     device = "cpu"
+    lanes = 1
 
     def __init__(self) -> None:
         self.batches: list[list[int]] = []
@@ -241,7 +242,7 @@ async def test_the_device_waits_on_when_whom_it_waited_with_is_gone(engine: Engi
 class Yielding(threading.Condition):
     """Gives the other thread its turn whenever it is let go of: the worst of schedulers."""
 
-    def __exit__(self, *args: object) -> None:
+    def __exit__(self, *args: Any) -> None:
         super().__exit__(*args)
         time.sleep(0.002)
 
@@ -600,6 +601,62 @@ async def test_a_dead_device_thread_leaves_nobody_waiting(
         with pytest.raises(NotReady):
             await batcher.submit_many([picture(4)])
     assert "the device thread ended" in caplog.text
+
+
+# Lanes and callers
+
+
+async def test_lanes_run_at_the_same_time_and_share_what_waits(engine: Engine) -> None:
+    engine.lanes = 2
+    async with running(engine) as batcher:
+        on_device = [await occupy(batcher, engine)]
+        engine.hold()
+        on_device.append(await send(batcher, 1))
+        await engine.entered()
+        waiting = [await send(batcher, number) for number in range(2, 8)]
+        engine.free()
+        for number, task in enumerate([*on_device, *waiting]):
+            assert await numbers_of(task) == [number]
+    assert sorted(engine.batches[:2]) == [[0], [1]]
+    # Neither lane takes it all: half of six, half of the rest, or what came back to an idle lane.
+    assert max(map(len, engine.batches)) == 3
+
+
+async def test_one_lane_that_dies_ends_all_of_them(engine: Engine) -> None:
+    engine.lanes = 2
+
+    def die(numbers: list[int]) -> None:
+        if 1 in numbers:
+            raise EngineLost
+
+    engine.fault = die
+    async with running(engine) as batcher:
+        assert await outcome(await send(batcher, 1)) == "NOT_READY"
+        with pytest.raises(NotReady):
+            await batcher.submit_many([picture(2)])
+        assert not batcher.healthy
+
+
+async def test_callers_take_turns(engine: Engine) -> None:
+    async with running(engine, max_batch_size=4) as batcher:
+        await occupy(batcher, engine)
+        flood = batcher.submit_many([picture(number) for number in range(1, 20)], caller="flood")
+        once = batcher.submit_many([picture(100)], caller="once")
+        tasks = [asyncio.ensure_future(request) for request in (flood, once)]
+        await asyncio.sleep(0)
+        engine.free()
+        await asyncio.gather(*tasks)
+    assert engine.batches[1] == [1, 100, 2, 3]
+
+
+async def test_a_device_that_is_given_up_leaves_nobody_waiting(engine: Engine) -> None:
+    async with running(engine) as batcher:
+        on_device = await occupy(batcher, engine)
+        waiting = await send(batcher, 1)
+        assert batcher.longest_forward_s > 0
+        batcher.abandon()
+        assert [await outcome(on_device), await outcome(waiting)] == ["NOT_READY", "NOT_READY"]
+        assert not batcher.healthy
 
 
 # Several event loops

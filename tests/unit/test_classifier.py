@@ -69,6 +69,7 @@ class Reds:
 
     name = "reds"
     device = "cpu"
+    lanes = 1
 
     def warm_up(self, batch_sizes: Sequence[int]) -> None: ...
 
@@ -110,12 +111,12 @@ def slow() -> Iterator[SlowPicture]:
 
 
 @contextlib.asynccontextmanager
-async def running(manifest: Manifest, *, max_pending: int = 8) -> AsyncIterator[Classifier]:
+async def running(manifest: Manifest, *, max_pictures: int = 8) -> AsyncIterator[Classifier]:
     """One decode worker, so that one slow picture holds up the others."""
     batcher = Batcher(Reds(), max_batch_size=8, max_queue=8, max_wait_s=3600)
     batcher.start()
     classifier = Classifier(
-        manifest, batcher, limits=DecodeLimits(), decode_workers=1, max_pending=max_pending
+        manifest, batcher, limits=DecodeLimits(), decode_workers=1, max_pictures=max_pictures
     )
     try:
         async with asyncio.timeout(PATIENCE_S):
@@ -199,18 +200,18 @@ async def test_the_first_bad_picture_of_several_is_named(
 async def test_a_later_failure_of_the_same_request_is_nobodys_news(
     manifest: Manifest, caplog: pytest.LogCaptureFixture
 ) -> None:
-    first, last = SlowPicture(InvalidImage("damaged")), SlowPicture()
-    pictures = [first.picture, EncodedImage(b"<svg/>" * 10), last.picture]
+    first, second = SlowPicture(InvalidImage("damaged")), SlowPicture(InvalidImage("as well"))
+    second.ready.set()
     async with running(manifest) as classifier:
-        request = asyncio.create_task(classifier.classify(pictures))
+        request = asyncio.create_task(classifier.classify([first.picture, second.picture]))
         await first.until_opened()
         first.ready.set()
-        assert last.opened.wait(PATIENCE_S)  # both have failed before the loop hears of either
+        assert second.opened.wait(PATIENCE_S)  # before the loop hears of the first
         with pytest.raises(InvalidImage, match=r"^image\[0\]: damaged"):
             await request
-        last.ready.set()
-    del request
-    gc.collect()  # asyncio complains of an error that nobody fetched when it is thrown away
+    # asyncio complains of an error that nobody fetched when it is thrown away.
+    del request, first, second
+    gc.collect()
     assert caplog.records == []
 
 
@@ -232,10 +233,10 @@ async def test_a_bug_in_decoding_is_not_taken_for_a_stop(manifest: Manifest) -> 
 # Load
 
 
-async def test_pictures_beyond_max_pending_are_refused_until_there_is_room(
+async def test_pictures_beyond_max_pictures_are_refused_until_there_is_room(
     manifest: Manifest, slow: SlowPicture
 ) -> None:
-    async with running(manifest, max_pending=3) as classifier:
+    async with running(manifest, max_pictures=3) as classifier:
         with pytest.raises(Overloaded):
             await classifier.classify([red(1)] * 4)
         first = asyncio.create_task(classifier.classify([slow.picture, red(1)]))
@@ -251,7 +252,7 @@ async def test_a_cancelled_request_gives_its_place_back(
     manifest: Manifest, slow: SlowPicture
 ) -> None:
     never = SlowPicture()
-    async with running(manifest, max_pending=2) as classifier:
+    async with running(manifest, max_pictures=2) as classifier:
         first = asyncio.create_task(classifier.classify([slow.picture, never.picture]))
         await slow.until_opened()
         first.cancel()
@@ -291,23 +292,23 @@ async def test_a_picture_whose_turn_comes_too_late_is_not_decoded(
     manifest: Manifest, slow: SlowPicture
 ) -> None:
     """The loop may be the last to know: the decoder looks at the clock itself."""
-    late, last = SlowPicture(), SlowPicture()
-    last.ready.set()
+    late = SlowPicture()
+    behind = threading.Event()
     deadline = time.monotonic() + 0.05
     async with running(manifest) as classifier:
         busy = asyncio.create_task(classifier.classify([slow.picture]))
         await slow.until_opened()
         request = asyncio.create_task(classifier.classify([late.picture], deadline=deadline))
-        behind = asyncio.create_task(classifier.classify([last.picture]))
-        await asyncio.sleep(0)  # both are queued; from here on the loop sees nothing
+        await asyncio.sleep(0)  # it is queued; from here on the loop sees nothing
+        classifier._pool.submit(behind.set)
         while time.monotonic() <= deadline:
             pass
         slow.ready.set()
-        assert last.opened.wait(PATIENCE_S)
+        assert behind.wait(PATIENCE_S)
         assert not late.opened.is_set()
         with pytest.raises(DeadlineExceeded):
             await request
-        await asyncio.gather(busy, behind)
+        await busy
 
 
 # The end

@@ -167,12 +167,11 @@ def test_half_precision_on_a_gpu_is_near_full_precision(dtype: Dtype) -> None:
     np.testing.assert_allclose(answers[0], answers[1], atol=half.tolerance)
 
 
-@pytest.mark.parametrize("threads", [1, 2])
-def test_the_number_of_cpu_threads_is_the_callers(threads: int) -> None:
+def test_a_cpu_has_as_many_lanes_as_the_caller_says_of_one_thread_each() -> None:
     before = torch.get_num_threads()
     try:
-        TorchEngine(Recorder(), IMAGENET, device="cpu", threads=threads)
-        assert torch.get_num_threads() == threads
+        engine = TorchEngine(Recorder(), IMAGENET, device="cpu", lanes=3)
+        assert (engine.lanes, torch.get_num_threads()) == (3, 1)
     finally:
         torch.set_num_threads(before)
 
