@@ -50,8 +50,11 @@ class GrpcEdge(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # not gen
         handler_call_details: grpc.HandlerCallDetails,
     ) -> Any:
         handler = await continuation(handler_call_details)
-        if handler is None or handler.unary_unary is None:  # unknown, or Health/Watch
-            return handler
+        if handler is None:
+            return None
+        if handler.unary_unary is None:
+            # A stream does not pass the policy, so only a public one exists.
+            return handler if handler_call_details.method in PUBLIC else None
         return grpc.unary_unary_rpc_method_handler(
             self._wrap(handler_call_details.method, handler.unary_unary),
             request_deserializer=handler.request_deserializer,

@@ -8,7 +8,7 @@ import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
-from predictor.errors import InvalidRequest, Overloaded, Unauthenticated, WireError
+from predictor.errors import InvalidRequest, Overloaded, WireError
 from predictor.inference.admission import Admission
 from predictor.inference.places import Places
 from predictor.security import api_keys
@@ -38,7 +38,7 @@ class Policy:
 
     def __init__(
         self,
-        keys: api_keys.ApiKeys | None,
+        keys: api_keys.Verifier | None,
         limits: LimitSettings,
         audit: AuditLog | None = None,
     ) -> None:
@@ -75,15 +75,12 @@ class Policy:
         """Return the id of the caller's key, or None when no keys are asked for.
 
         Raises:
-            Unauthenticated: no key, or one that is not known here.
+            Unauthenticated: no key, or one that is not known here or has expired.
             InvalidRequest: key headers that contradict each other.
         """
         if self._keys is None:
             return None
-        key_id = self._keys.verify(api_keys.extract(headers))
-        if key_id is None:
-            raise Unauthenticated("the API key is not valid here")
-        return key_id
+        return self._keys.verify(api_keys.extract(headers)).id
 
     def deadline(self, timeout_ms: str | None, timeout_s: float | None = None) -> float:
         """Return the `time.monotonic()` by which to answer.

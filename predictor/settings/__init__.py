@@ -13,6 +13,7 @@ from predictor.settings.groups import (
     RateLimitSettings,
     ServerSettings,
     TelemetrySettings,
+    TlsSettings,
 )
 from predictor.settings.loading import Resolved, effective, knobs, load_settings, resolve
 from predictor.settings.root import Settings
@@ -28,6 +29,7 @@ __all__ = [
     "ServerSettings",
     "Settings",
     "TelemetrySettings",
+    "TlsSettings",
     "effective",
     "knobs",
     "load_settings",

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import combinations
 
+from predictor.settings.groups import TlsSettings
 from predictor.settings.root import Settings
 
 
@@ -39,8 +41,11 @@ def contradictions(settings: Settings, *, serving: bool) -> Iterator[tuple[str, 
         )
     if not serving:
         return
-    if server.http_port == server.grpc_port != 0:
-        yield "server.http_port", "server.grpc_port", "must differ; change one of them"
+    ports = ("http_port", "grpc_port", "health_port")
+    for first, second in combinations(ports, 2):
+        if getattr(server, first) and getattr(server, first) == getattr(server, second):
+            yield f"server.{first}", f"server.{second}", "must differ; change one of them"
+    yield from _tls(settings.tls)
     if auth.mode == "api_key" and auth.keys_dir is None:
         yield (
             "auth.mode",
@@ -86,3 +91,14 @@ def _audit(settings: Settings) -> Iterator[tuple[str, str, str]]:
         )
     if audit.destination == "off" and audit.hmac_key_file is not None:
         yield "audit.destination", "audit.hmac_key_file", "nothing is audited; remove the second"
+
+
+def _tls(tls: TlsSettings) -> Iterator[tuple[str, str, str]]:
+    if (tls.cert_file is None) != (tls.key_file is None):
+        yield "tls.cert_file", "tls.key_file", "belong together; set both, or neither for no TLS"
+    elif tls.client_ca_file is not None and tls.cert_file is None:
+        yield (
+            "tls.client_ca_file",
+            "tls.cert_file",
+            "client certificates need TLS; set tls.cert_file and tls.key_file, or remove the first",
+        )

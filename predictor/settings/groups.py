@@ -78,6 +78,11 @@ class ServerSettings(_Group):
         8080, description="Port of V1, V2 and /infer over HTTP. 0 takes any free port."
     )
     grpc_port: Port = Field(8081, description="Port of gRPC. 0 takes any free port.")
+    health_port: Port | None = Field(
+        None,
+        description="Port that answers liveness and readiness over plain HTTP, and nothing else. "
+        "For the kubelet's probes, which have no client certificate. Unset, it is not opened.",
+    )
     drain_delay_s: float = Field(
         5.0,
         ge=0,
@@ -101,6 +106,25 @@ class ServerSettings(_Group):
     )
     docs_enabled: bool = Field(
         False, description="Serve /docs and /openapi.json. Off, they answer NOT_FOUND."
+    )
+
+
+class TlsSettings(_Group):
+    """Encryption of both ports; off until a certificate is named, as a gateway usually does it."""
+
+    cert_file: Path | None = Field(
+        None,
+        description="PEM file with the server's certificate and its issuers. Set, both ports speak "
+        "TLS 1.2 or later and nothing else. A new file is in force within 5 seconds.",
+    )
+    key_file: Path | None = Field(
+        None, description="PEM file with the certificate's key, not encrypted."
+    )
+    client_ca_file: Path | None = Field(
+        None,
+        description="PEM file of the authorities whose client certificates are let in. Set, "
+        "every other connection is refused, the kubelet's probes too: give them "
+        "`server.health_port`.",
     )
 
 
@@ -257,7 +281,8 @@ class AuthSettings(_Group):
     keys_dir: Path | None = Field(
         None,
         description="Directory with one file per API key, as a mounted Secret has it: the file's "
-        "name is the key's id, its content the key or `sha256:` and its digest in hex.",
+        "name is the key's id, or ID.N for another key of the same id; its content the key or "
+        "`sha256:` and its digest in hex. A change is in force within 5 seconds.",
     )
 
 

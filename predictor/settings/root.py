@@ -13,6 +13,7 @@ from predictor.settings.groups import (
     RateLimitSettings,
     ServerSettings,
     TelemetrySettings,
+    TlsSettings,
 )
 from predictor.settings.reference import ENV_PREFIX
 
@@ -32,6 +33,7 @@ class Settings(BaseSettings):
 
     model: ModelSettings = ModelSettings()
     server: ServerSettings = ServerSettings()
+    tls: TlsSettings = TlsSettings()
     limits: LimitSettings = LimitSettings()
     batching: BatchingSettings = BatchingSettings()
     auth: AuthSettings = AuthSettings()

@@ -120,6 +120,8 @@ def configure_logging(level: str = "INFO", stream: TextIO | None = None) -> None
         logging.getLogger(name).setLevel(max(logging.WARNING, root.level))
     for name in _SILENCED:
         logging.getLogger(name).setLevel(logging.CRITICAL + 1)
+    # A filter of one function is not added twice.
+    logging.getLogger("grpc._cython.cygrpc").addFilter(_quotes_no_metadata)
     # kserve installs its own handlers unless it finds one here.
     logging.getLogger("kserve").addHandler(logging.NullHandler())
     logging.captureWarnings(True)
@@ -151,6 +153,11 @@ class LogLines:
 
     def close(self) -> None:
         """The log stays open."""
+
+
+def _quotes_no_metadata(record: logging.LogRecord) -> bool:
+    """gRPC logs a header value that is not UTF-8 in full, an API key as soon as anything."""
+    return not str(record.msg).startswith("Invalid encoding")
 
 
 def _log_uncaught(

@@ -3,7 +3,8 @@
 Run as a program by `ServerProcess(command=("-m", "tests.server.stub"))`. Everything but the
 network is the product: process, sockets, signals, decoding, batcher, kserve. The network
 answers by the picture's mean red value, takes STUB_FORWARD_S seconds a batch, writes one line
-per batch to STUB_LOG, and fails in its way on a picture of a mean red below.
+per batch to STUB_LOG, and fails in its way on a picture of a mean red below. STUB_POLL_S is how
+often it looks at files that it follows.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from predictor import cli
 from predictor.bundle.manifest import read_manifest
 from predictor.inference.classifier import Classifier, build_classifier
 from predictor.inference.engine import EngineInput, EngineLost
+from predictor.security import watching
 from predictor.settings import Settings
 
 POISON = 251
@@ -72,4 +74,5 @@ if __name__ == "__main__":
     from predictor.serving import server
 
     setattr(server, "load_classifier", load_classifier)  # noqa: B010  # not exported for others
+    setattr(watching, "POLL_S", float(os.environ.get("STUB_POLL_S", watching.POLL_S)))  # noqa: B010
     sys.exit(cli.main(["serve"]))

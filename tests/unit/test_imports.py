@@ -29,6 +29,7 @@ def loaded_by(statement: str) -> set[str]:
         "predictor.security.api_keys",
         "predictor.security.audit",
         "predictor.security.rate_limits",
+        "predictor.security.key_store",
         "predictor.telemetry.logging",
         "predictor.bundle.manifest",
         "predictor.inference.batcher",

@@ -259,6 +259,13 @@ def test_yaml_may_leave_things_out(text: str, config_file: Path) -> None:
             ("batching.max_wait_ms", "limits.max_deadline_s"),
         ),
         (
+            ["--server.health-port=9", "--server.grpc-port=9"],
+            ("server.health_port", "server.grpc_port"),
+        ),
+        (["--tls.cert-file=/c"], ("tls.cert_file", "tls.key_file")),
+        (["--tls.key-file=/k", "--tls.client-ca-file=/a"], ("tls.cert_file", "tls.key_file")),
+        (["--tls.client-ca-file=/a"], ("tls.client_ca_file", "tls.cert_file")),
+        (
             ["--rate-limit.redis-url-file=/redis"],
             ("rate_limit.redis_url_file", "rate_limit.rate"),
         ),
