@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final, TypeAlias
 
-from predictor import cli_keys
+from predictor import cli_audit, cli_keys
 from predictor.errors import StartupError
 
 log = logging.getLogger("predictor.cli")
@@ -69,6 +69,7 @@ def _parser() -> argparse.ArgumentParser:
         help="score everything again instead of going on where FILE ends",
     )
     cli_keys.add(commands, _add)
+    cli_audit.add(commands, _add)
     _add_model(commands)
     return parser
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from predictor.settings.groups import (
+    AuditSettings,
     AuthSettings,
     BatchingSettings,
     LimitSettings,
     ModelSettings,
+    RateLimitSettings,
     ServerSettings,
     TelemetrySettings,
     TlsSettings,
@@ -35,6 +37,8 @@ class Settings(BaseSettings):
     limits: LimitSettings = LimitSettings()
     batching: BatchingSettings = BatchingSettings()
     auth: AuthSettings = AuthSettings()
+    rate_limit: RateLimitSettings = RateLimitSettings()
+    audit: AuditSettings = AuditSettings()
     telemetry: TelemetrySettings = TelemetrySettings()
 
     @classmethod
