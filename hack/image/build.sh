@@ -67,9 +67,12 @@ revision=$(git rev-parse HEAD 2>/dev/null || echo unknown)
 [ -z "$(git status --porcelain 2>/dev/null)" ] || revision=$revision-dirty
 created=$(git log -1 --format=%cd --date=format:%Y-%m-%dT%H:%M:%SZ 2>/dev/null || echo 1970-01-01T00:00:00Z)
 
+layers=()
+[ "$engine" != buildah ] || layers=(--layers) # docker keeps layers unasked
+
 echo "building $image on $base with $engine" >&2
 # shellcheck disable=SC2086  # ENGINE_ARGS is a list of words
-"$engine" build ${ENGINE_ARGS:-} "${secrets[@]}" \
+"$engine" build ${ENGINE_ARGS:-} "${layers[@]}" "${secrets[@]}" \
   --build-arg "BASE=$base" --build-arg "BASE_DIGEST=${digest:-unknown}" \
   --build-arg "VARIANT=$variant" --build-arg "VERSION=$version" \
   --build-arg "REVISION=$revision" --build-arg "CREATED=$created" \

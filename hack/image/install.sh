@@ -39,6 +39,8 @@ case $1 in
     ;;
   application)
     "$uv" pip install --quiet --python "$venv" --no-config --offline --no-deps --no-build-isolation .
+    # uv leaves its lock writable for everybody.
+    rm -f "$venv/.lock"
     ;;
   *)
     echo "install.sh: no step named $1" >&2

@@ -26,11 +26,10 @@ CONFINED = (
 def engine() -> str | None:
     """The container engine of this machine, or None."""
     for name in ("podman", "docker"):
-        if (
-            shutil.which(name)
-            and subprocess.run([name, "info"], capture_output=True).returncode == 0
-        ):
-            return name
+        if shutil.which(name):
+            asked = subprocess.run([name, "info"], capture_output=True, check=False)
+            if asked.returncode == 0:
+                return name
     return None
 
 
