@@ -19,6 +19,8 @@ _ROUTES: Final = (
     ("gateway.networking.k8s.io", "v1", "httproutes"),
     ("gateway.networking.k8s.io", "v1", "grpcroutes"),
 )
+# The part of the client that has no types.
+_config: Any = config
 # Another writer (the controller, helm) may come between a read and a write.
 _TRIES: Final = 5
 _TIMEOUT_S: Final = 15
@@ -43,9 +45,9 @@ class Cluster:
         settings = client.Configuration()
         try:
             if not file and "KUBERNETES_SERVICE_HOST" in os.environ:
-                config.load_incluster_config(settings)
+                _config.load_incluster_config(settings)
             else:
-                config.load_kube_config(file, context, settings)
+                _config.load_kube_config(file, context, settings)
         except config.ConfigException as error:
             raise RolloutError(f"no cluster: set KUBECONFIG or --context ({error})") from error
         return cls(namespace, client.ApiClient(settings))

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.rollout.exporter import Replica
+from tests.rollout.exporter import Exporter, Replica
 from tests.rollout.objects import Namespace
 from tests.rollout.processes import ApiServer, Prometheus, program
 
@@ -31,36 +31,35 @@ def api_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiServer]:
     server.stop()
 
 
-@pytest.fixture
-def namespace(api_server: ApiServer) -> Namespace:
-    """Empty, and no other test's."""
-    return Namespace(api_server, f"test-{uuid.uuid4().hex[:8]}")
+@pytest.fixture(scope="session")
+def exporter() -> Iterator[Exporter]:
+    served = Exporter()
+    yield served
+    served.stop()
 
 
-@pytest.fixture
-def replicas() -> Iterator[dict[str, Replica]]:
-    """One replica of each track, with metrics and no requests yet."""
-    running = {track: Replica(pod) for track, pod in PODS.items()}
-    yield running
-    for replica in running.values():
-        replica.stop()
-
-
-@pytest.fixture
+@pytest.fixture(scope="session")
 def prometheus(
-    tmp_path_factory: pytest.TempPathFactory, replicas: dict[str, Replica], scraped_as: str
+    tmp_path_factory: pytest.TempPathFactory, exporter: Exporter
 ) -> Iterator[Prometheus]:
     _need("prometheus", "apt-get install prometheus")
-    targets = {
-        replica.address: {"namespace": scraped_as, "pod": replica.pod}
-        for replica in replicas.values()
-    }
-    server = Prometheus(tmp_path_factory.mktemp("prometheus"), targets)
+    server = Prometheus(tmp_path_factory.mktemp("prometheus"), exporter.address)
     yield server
     server.stop()
 
 
 @pytest.fixture
-def scraped_as() -> str:
-    """The namespace that Prometheus attaches; a test that has one of its own overrides it."""
-    return "default"
+def place() -> str:
+    """A namespace of no other test, in the cluster and in Prometheus."""
+    return f"test-{uuid.uuid4().hex[:8]}"
+
+
+@pytest.fixture
+def namespace(api_server: ApiServer, place: str) -> Namespace:
+    return Namespace(api_server, place)
+
+
+@pytest.fixture
+def replicas(exporter: Exporter, place: str) -> dict[str, Replica]:
+    """One replica of each track, without requests yet."""
+    return {track: Replica(exporter, place, pod) for track, pod in PODS.items()}

@@ -18,6 +18,8 @@ from tests.rollout import certificates, definitions
 from tests.server.process import ROOT, eventually
 
 START_LIMIT_S = 60.0
+# The client's configuration is the part of it that has no types.
+_untyped: Any = config
 
 
 def program(name: str) -> str | None:
@@ -89,12 +91,12 @@ class ApiServer:
             *("--disable-admission-plugins", ",".join(definitions.NEEDLESS_ADMISSION)),
             "--enable-priority-and-fairness=false",
         )
-        self.api: Any = config.new_client_from_config(str(self.kubeconfig))
+        self.api: Any = _untyped.new_client_from_config(str(self.kubeconfig))
         eventually(self._define, START_LIMIT_S, f"an API server in {directory}")
         self.objects = client.CustomObjectsApi(self.api)
 
     def _define(self) -> bool | None:
-        extensions = client.ApiextensionsV1Api(self.api)
+        extensions: Any = client.ApiextensionsV1Api(self.api)
         try:
             known = {
                 one.metadata.name: one for one in extensions.list_custom_resource_definition().items
@@ -133,20 +135,19 @@ def _kubeconfig(port: int, files: Mapping[str, str]) -> dict[str, Any]:
 
 
 class Prometheus:
-    """A Prometheus that scrapes each target ten times a second.
+    """A Prometheus that scrapes one target ten times a second, and takes its labels as they are."""
 
-    Args:
-        directory: holds its configuration and data.
-        targets: labels by host:port; what service discovery would attach to a pod.
-    """
-
-    def __init__(self, directory: Path, targets: Mapping[str, Mapping[str, str]]) -> None:
+    def __init__(self, directory: Path, target: str) -> None:
         port = free_port()
         self.url = f"http://127.0.0.1:{port}"
-        jobs = [{"targets": [target], "labels": dict(labels)} for target, labels in targets.items()]
+        job = {
+            "job_name": "predictor",
+            "honor_labels": True,
+            "static_configs": [{"targets": [target]}],
+        }
         configuration = {
             "global": {"scrape_interval": "100ms", "scrape_timeout": "100ms"},
-            "scrape_configs": [{"job_name": "predictor", "static_configs": jobs}],
+            "scrape_configs": [job],
         }
         (directory / "prometheus.yml").write_text(yaml.safe_dump(configuration))
         self._processes = Processes(directory)

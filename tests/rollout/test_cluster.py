@@ -85,7 +85,7 @@ def test_all_traffic_on_the_canary_can_be_aborted(namespace: Namespace) -> None:
 
 def test_a_write_by_somebody_else_is_not_overwritten(namespace: Namespace) -> None:
     namespace.routed_canary()
-    calls = []
+    calls: list[str] = []
 
     def change(route: dict[str, Any]) -> bool:
         if not calls:
@@ -165,6 +165,8 @@ def test_an_api_server_that_is_gone_is_explained(
     moved = namespace.server.kubeconfig.with_name("dead")
     moved.write_text(dead.replace(port, str(free_port())))
     monkeypatch.setenv("KUBECONFIG", str(moved))
-    with closing(Cluster.connect("default", "tests")) as cluster:
-        with pytest.raises(RolloutError, match="cannot be reached"):
-            read(cluster, NAME)
+    with (
+        closing(Cluster.connect("default", "tests")) as cluster,
+        pytest.raises(RolloutError, match="cannot be reached"),
+    ):
+        read(cluster, NAME)
