@@ -17,6 +17,7 @@ from hack.rollout.errors import RolloutError
 
 # What a canary may override; the same keys at the top are stable's.
 OVERRIDES: Final = ("image", "model", "config")
+_NAMES_AN_IMAGE: Final = ("repository", "tag", "digest")
 _TIMEOUT_S: Final = 900
 
 
@@ -27,13 +28,17 @@ def promoted(values: dict[str, Any]) -> dict[str, Any]:
         RolloutError: These values run no canary, or one that overrides nothing.
     """
     result = _without_canary(values)
-    found = {name: values["canary"][name] for name in OVERRIDES if values["canary"].get(name)}
-    if not found:
+    found = {name: _given(values["canary"].get(name) or {}) for name in OVERRIDES}
+    if not any(found.values()):
         raise RolloutError(
             f"canary overrides none of {', '.join(OVERRIDES)}: there is nothing to promote"
         )
+    if any(name in found["image"] for name in _NAMES_AN_IMAGE):
+        # As the chart has it: stable's digest would win over the canary's tag.
+        found["image"].setdefault("digest", "")
     for name, override in found.items():
-        result[name] = _merged(result.get(name), override)
+        if override:
+            result[name] = _merged(result.get(name), override)
     return result
 
 
@@ -93,6 +98,11 @@ def _without_canary(values: dict[str, Any]) -> dict[str, Any]:
         name: value for name, value in canary.items() if name not in (*OVERRIDES, "weight")
     } | {"enabled": False}
     return result
+
+
+def _given(override: dict[str, Any]) -> dict[str, Any]:
+    """Without empty strings, by which the chart means: as stable has it."""
+    return {name: value for name, value in override.items() if value != ""}
 
 
 def _merged(base: Any, override: Any) -> Any:
