@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 from predictor.errors import StartupError
-from predictor.security import api_keys
+from predictor.security import api_keys, key_files
 
 ROOT = Path(__file__).parent.parent
 KEYS = Path(".run/keys")
@@ -25,7 +25,7 @@ def prepare() -> None:
     """
     KEYS.parent.mkdir(mode=0o700, exist_ok=True)
     if not (KEYS / KEY_ID).is_file():
-        api_keys.store(api_keys.generate(), KEYS, KEY_ID)
+        key_files.store(api_keys.generate(), KEYS, KEY_ID)
     if not PASSWORD.is_file():
         with open(PASSWORD, "x", opener=lambda path, flags: os.open(path, flags, 0o600)) as file:
             file.write(secrets.token_urlsafe(24))

@@ -181,6 +181,7 @@ def test_a_promotion_makes_the_overrides_stables_own(
         "image": {
             "repository": "registry.example/realfake",
             "tag": "1.1.0",
+            "digest": "",
             "pullPolicy": "Always",
         },
         "model": {"storageUri": "s3://models/detector-2"},

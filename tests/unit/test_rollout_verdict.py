@@ -10,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hack.rollout import statistics
-from hack.rollout.evidence import Evidence
+from hack.rollout.evidence import FAULTS, Evidence
 from hack.rollout.verdict import Decision, Margins, Outcome, decide
+from predictor import errors
 
 BOUNDS = (0.05, 0.1, 0.2, 0.25, 0.3, 0.5, 1.0, math.inf)
 
@@ -56,6 +57,16 @@ def test_a_worse_canary_is_aborted_for_the_right_reason(canary: Evidence, reason
     assert verdict.decision is Decision.ABORT
     worse = [finding.text for finding in verdict.findings if finding.outcome is Outcome.WORSE]
     assert [text.split(":")[0] for text in worse] == [reason]
+
+
+def test_every_fault_of_the_server_counts_as_an_error() -> None:
+    """A code that is added to the predictor and forgotten here would never stop a canary."""
+    known = [one for one in vars(errors).values() if isinstance(one, type)]
+    wire = [one for one in known if issubclass(one, errors.WireError) and hasattr(one, "code")]
+    faults = {one.code for one in wire if one.http_status >= 500}
+    assert len(faults) > 3
+    assert faults <= FAULTS
+    assert not FAULTS & {one.code for one in wire if one.http_status < 500}
 
 
 @pytest.mark.parametrize(
