@@ -13,7 +13,7 @@ export VENV
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-$(READY): requirements/dev.txt pyproject.toml hack/setup.sh
+$(READY): requirements/dev.txt requirements/checkov.txt pyproject.toml hack/setup.sh
 	@hack/setup.sh
 
 .PHONY: setup

@@ -137,8 +137,7 @@ def test_every_object_has_one_name_and_the_release_namespace(rendered: Rendered)
     names = [(document["kind"], document["metadata"]["name"]) for document in rendered.objects]
     assert len(names) == len(set(names))
     for document in rendered.objects:
-        if document["metadata"]["name"] != f"{NAME}-extra":
-            assert document["metadata"]["namespace"] == NAMESPACE
+        assert document["metadata"]["namespace"] == NAMESPACE
 
 
 @pytest.mark.parametrize("name", PROFILES)

@@ -8,7 +8,9 @@ import json
 import sys
 import urllib.error
 import urllib.request
+from importlib.util import find_spec, module_from_spec, spec_from_file_location
 from pathlib import Path
+from typing import Any
 
 TIMEOUT_S = 30
 PHOTO = Path(__file__).with_name("photo.jpg")
@@ -57,18 +59,20 @@ def check_http(url: str, model: str, key: str | None, refusal: bool) -> str | No
 def check_grpc(target: str, model: str, key: str | None, refusal: bool) -> str | None:
     """The same over gRPC."""
     import grpc
-    from kserve.protocol.grpc import grpc_predict_v2_pb2 as pb
-    from kserve.protocol.grpc.grpc_predict_v2_pb2_grpc import GRPCInferenceServiceStub
 
+    pb = grpc_messages()
     request = pb.ModelInferRequest(model_name=model)
-    request.inputs.add(name="image", datatype="BYTES", shape=[1]).contents.bytes_contents.append(
-        PHOTO.read_bytes()
-    )
-    metadata = [] if key is None else [("x-api-key", key)]
+    picture = request.inputs.add(name="image", datatype="BYTES", shape=[1])
+    picture.contents.bytes_contents.append(PHOTO.read_bytes())
+    metadata = () if key is None else (("x-api-key", key),)
     with grpc.insecure_channel(target) as channel:
-        stub = GRPCInferenceServiceStub(channel)
+        infer = channel.unary_unary(
+            "/inference.GRPCInferenceService/ModelInfer",
+            request_serializer=pb.ModelInferRequest.SerializeToString,
+            response_deserializer=pb.ModelInferResponse.FromString,
+        )
         try:
-            answer = stub.ModelInfer(request, metadata=metadata, timeout=TIMEOUT_S)
+            answer = infer(request, metadata=metadata, timeout=TIMEOUT_S)
         except grpc.RpcError as error:
             code = error.code()
             if refusal and code is grpc.StatusCode.UNAUTHENTICATED:
@@ -79,8 +83,22 @@ def check_grpc(target: str, model: str, key: str | None, refusal: bool) -> str |
         if output.name == "verdict":
             # A raw BYTES element is its length in four bytes, then itself.
             raw = answer.raw_output_contents[index][4:] if answer.raw_output_contents else b""
-            return (raw or output.contents.bytes_contents[0]).decode()
+            return bytes(raw or output.contents.bytes_contents[0]).decode()
     raise Failed("the answer over gRPC has no verdict")
+
+
+def grpc_messages() -> Any:
+    """kserve's messages without kserve, which parses this command line when it is imported."""
+    kserve = find_spec("kserve")
+    if kserve is None or kserve.origin is None:
+        raise Failed("this image has no kserve")
+    file = Path(kserve.origin).parent / "protocol" / "grpc" / "grpc_predict_v2_pb2.py"
+    spec = spec_from_file_location("grpc_predict_v2_pb2", file)
+    if spec is None or spec.loader is None:
+        raise Failed(f"{file} cannot be loaded")
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def check_metrics(url: str) -> None:

@@ -13,7 +13,7 @@ resources:
   {{- include "realfake.resources" .root | nindent 2 }}
 {{- include "realfake.probes" . }}
 securityContext:
-  {{- toYaml $values.securityContext | nindent 2 }}
+  {{- include "realfake.securityContext" .root | nindent 2 }}
 volumeMounts:
   - name: tmp
     mountPath: /tmp
@@ -92,6 +92,15 @@ volumeMounts:
 {{- end }}
 {{- end }}
 {{- toYaml $resources }}
+{{- end }}
+
+{{/* Knative takes no context of the pod unless told otherwise, so there the container has the user. */}}
+{{- define "realfake.securityContext" -}}
+{{- $context := deepCopy .Values.securityContext }}
+{{- if eq .Values.deploymentMode "Knative" }}
+{{- $context = merge $context (pick .Values.podSecurityContext "runAsUser" "runAsGroup") }}
+{{- end }}
+{{- toYaml $context }}
 {{- end }}
 
 {{- define "realfake.probes" -}}
