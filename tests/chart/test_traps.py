@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from typing import Any
 
 import pytest
@@ -253,6 +254,23 @@ def test_metrics_are_scraped_by_service_in_standard_mode() -> None:
     assert "serving.kserve.io/enable-prometheus-scraping" not in annotations
 
 
+@pytest.mark.parametrize(
+    ("service", "track"),
+    [("demo-predictor", "stable"), ("demo-canary-predictor", "canary")],
+)
+def test_metrics_of_the_two_tracks_can_be_told_apart(service: str, track: str) -> None:
+    """KServe gives the Services of both the same labels; Prometheus sees only their names."""
+    rendered = render({"metrics": {"monitor": {"enabled": True}}})
+    (endpoint,) = rendered.one("ServiceMonitor")["spec"]["endpoints"]
+    labels = {"__meta_kubernetes_service_name": service}
+    for rule in endpoint["relabelings"]:
+        # As Prometheus does it: an anchored match of the joined sources, anything by default.
+        source = ";".join(labels[label] for label in rule.get("sourceLabels", []))
+        if re.fullmatch(rule.get("regex", "(.*)"), source):
+            labels[rule["targetLabel"]] = rule["replacement"]
+    assert labels["track"] == track
+
+
 def test_metrics_are_scraped_by_pod_in_knative_mode() -> None:
     """Knative renames the one declared port to `user-port`; metrics are on another."""
     rendered = render(KNATIVE, {"metrics": {"monitor": {"enabled": True}}})
@@ -263,6 +281,18 @@ def test_metrics_are_scraped_by_pod_in_knative_mode() -> None:
         for rule in endpoint["relabelings"]
         if rule["targetLabel"] == "__address__"
     }
+
+
+def test_large_numbers_of_a_pod_stay_integers() -> None:
+    """OpenShift's uids, for one: 1.00071e+09 is none."""
+    values = {"podSecurityContext": {"runAsUser": 1000710000}, "tmpSizeLimit": 2147483648}
+    predictor = render(values).predictor
+    assert predictor["securityContext"]["runAsUser"] == 1000710000
+    (volume,) = (v for v in predictor["volumes"] if v["name"] == "tmp")
+    assert volume["emptyDir"]["sizeLimit"] == 2147483648
+    user = render(KNATIVE, values).container["securityContext"]["runAsUser"]
+    assert isinstance(user, int)
+    assert user == 1000710000
 
 
 def test_settings_that_change_replace_the_pods() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 import shutil
 import subprocess
 import sys
@@ -9,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.chart.rendering import render
 from tests.server.process import API_KEY, ROOT, ServerProcess
 
 FILES = ROOT / "charts" / "realfake" / "files"
@@ -80,3 +83,19 @@ def test_fails_where_there_are_no_metrics(script: Path, server: ServerProcess) -
     )
     assert done.returncode == 1
     assert "/metrics answered" in done.stderr
+
+
+def test_the_curl_in_the_notes_works(script: Path, server: ServerProcess) -> None:
+    """What an install prints is pasted as it is."""
+    (command,) = re.findall(r"curl .*?photo\.jpg", render().notes, re.DOTALL)
+    done = subprocess.run(
+        ["bash", "-euc", command],
+        cwd=script.parent,
+        env={"PATH": os.environ["PATH"], "URL": server.url, "API_KEY": API_KEY},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert '"fake_prob"' in done.stdout

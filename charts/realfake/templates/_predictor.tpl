@@ -110,7 +110,7 @@ topologySpreadConstraints:
 {{- define "realfake.volumes" -}}
 - name: tmp
   emptyDir:
-    sizeLimit: {{ .root.Values.tmpSizeLimit }}
+    sizeLimit: {{ toJson .root.Values.tmpSizeLimit }}
 {{- if ne .root.Values.deploymentMode "Knative" }}
 - name: config
   configMap:
