@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from tests.chart.rendering import (
     merged,
     render,
     render_exactly,
+    settings_file,
 )
 
 DIGEST = "sha256:" + "2" * 64
@@ -182,7 +184,10 @@ def chart_with(tmp_path: Path, files: dict[str, str]) -> Path:
     chart = tmp_path / "realfake"
     shutil.copytree(CHART, chart)
     for name, text in files.items():
-        (chart / "files" / name).write_text(text)
+        file = chart / "files" / name
+        # git keeps no empty folder, so a checkout may lack it.
+        file.parent.mkdir(exist_ok=True)
+        file.write_text(text)
     return chart
 
 
@@ -248,3 +253,19 @@ def test_pinned_and_replicated_is_nothing_to_warn_about() -> None:
         "model": {"storageUri": f"oci://registry.example.com/m@{DIGEST}"},
     }
     assert "Warnings" not in render(values).notes
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_the_metrics_port_is_set_only_for_an_application_that_has_it(
+    tmp_path: Path, known: bool
+) -> None:
+    """An unknown setting stops the predictor, so the chart asks the settings it was made from."""
+    settings = json.loads((CHART / "files" / "settings.json").read_text())
+    settings["server"].pop("metrics_port", None)
+    if known:
+        settings["server"]["metrics_port"] = 8082
+    chart = chart_with(tmp_path, {"settings.json": json.dumps(settings)})
+    rendered = render(chart=chart)
+    assert ("metrics_port" in str(settings_file(rendered))) is known
+    (test,) = rendered.one("Pod")["spec"]["containers"]
+    assert any(argument.startswith("--metrics=") for argument in test["args"]) is known

@@ -8,13 +8,16 @@ from typing import Any
 
 import pytest
 
+from predictor.settings import Settings
 from tests.chart.rendering import (
     KNATIVE,
     NAME,
     PROFILES,
     ROUTE,
+    Object,
     Rendered,
     env,
+    merged,
     only_container,
     profile,
     render,
@@ -150,6 +153,23 @@ def test_probes_ask_routes_that_are_honest_and_need_no_key(probe: str) -> None:
     path = "/v2/health/live" if probe == "livenessProbe" else "/v2/health/ready"
     get = render().container[probe]["httpGet"]
     assert get == {"path": path, "port": 8080, "scheme": "HTTP"}
+
+
+@pytest.mark.skipif("tls" not in Settings.model_fields, reason="the predictor has no TLS yet")
+@pytest.mark.parametrize(
+    ("config", "scheme", "port"),
+    [
+        ({}, "HTTPS", 8080),
+        ({"tls": {"client_ca_file": "/tls/ca"}, "server": {"health_port": 8083}}, "HTTP", 8083),
+    ],
+)
+def test_probes_follow_tls(config: Object, scheme: str, port: int) -> None:
+    """The kubelet takes any certificate and has none of its own."""
+    tls = {"tls": {"cert_file": "/tls/crt", "key_file": "/tls/key"}}
+    values = {"config": merged(tls, config), "smokeTest": {"enabled": False}}
+    for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
+        get = render(values).container[probe]["httpGet"]
+        assert (get["scheme"], get["port"]) == (scheme, port)
 
 
 def test_the_startup_budget_is_what_was_asked_for() -> None:
