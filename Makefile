@@ -13,7 +13,7 @@ export VENV
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-$(READY): requirements/dev.txt pyproject.toml hack/setup.sh
+$(READY): requirements/dev.txt requirements/checkov.txt pyproject.toml hack/setup.sh
 	@hack/setup.sh
 
 .PHONY: setup
@@ -44,12 +44,14 @@ format: $(READY) ## Format the code and apply safe fixes
 	@$(VENV)/bin/ruff format .
 
 .PHONY: generate
-generate: $(READY) ## Write what is generated: docs/settings.md
+generate: $(READY) ## Write what is generated: docs/settings.md, the chart's schema and README, manifests/
 	@$(PY) hack/generate_settings_docs.py
+	@$(PY) -m hack.generate_chart
 
 .PHONY: verify
 verify: $(READY) ## Fail when something generated or pinned is stale
 	@$(PY) hack/generate_settings_docs.py --check
+	@$(PY) -m hack.generate_chart --check
 	@hack/lock.sh --check
 
 .PHONY: lock
