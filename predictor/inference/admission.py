@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Final
 
-from predictor.errors import Overloaded
+from predictor.errors import DeadlineExceeded, Overloaded
 from predictor.inference.cost import CostCurve
 from predictor.inference.places import Places
 
@@ -25,6 +25,11 @@ _ERROR_BOUNDS: Final = (0.25, 4.0)
 _TELLING_S: Final = 0.005
 """Shorter expectations are not learned from: scheduling noise is as long."""
 _SHORTEST_RETRY_S: Final = 0.05
+_SAFE_SHARE: Final = 0.5
+"""How much of the time to its deadline a request may be expected to take. A longer queue answers
+no more pictures; it only answers them closer to where they are worth nothing."""
+_AT_LEAST: Final = 1.5
+"""What a request that was given up would have taken, in times of what it had."""
 _SPREAD: Final = 1.25
 """How much longer than expected a refused caller is told to wait, so that it then succeeds."""
 
@@ -87,14 +92,19 @@ class Admission:
         """Refuse what cannot be answered by `deadline` (`time.monotonic()`).
 
         An empty house admits everybody: only an answer can show that an expectation was too high.
+        While decoders and lanes have nothing else to do, only the bare costs count: answers may be
+        late for reasons that refusing does not mend, such as the refusals themselves.
 
         Raises:
             Overloaded: with the time after which a retry should succeed.
         """
         if deadline is None or self.inside == 0:
             return
-        expected = self.expected_s(pictures, caller)
-        late = expected - (deadline - time.monotonic())
+        remaining = deadline - time.monotonic()
+        if self.inside < self._lanes + self._decode_workers:
+            late = self._cost_s(self._ahead_of(caller, pictures) + pictures) - remaining
+        else:
+            late = self.expected_s(pictures, caller) - _SAFE_SHARE * remaining
         if late > 0:
             raise Overloaded(
                 "the answer could not be ready within the request's deadline; retry later",
@@ -123,6 +133,11 @@ class Admission:
         try:
             yield visit
             self._learn(expected, time.monotonic() - arrived)
+        except DeadlineExceeded:
+            # It would have taken longer still; not to learn from it would be to learn from the
+            # lucky ones only.
+            self._learn(expected, _AT_LEAST * (time.monotonic() - arrived))
+            raise
         finally:
             self.decoded(visit)
             self._places.give_back(caller, pictures)
