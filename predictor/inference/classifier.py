@@ -6,24 +6,25 @@ import asyncio
 import os
 import time
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 from numpy.typing import NDArray
 
-from predictor.bundle.manifest import Manifest, read_golden_vectors, read_manifest
+from predictor.bundle.manifest import Manifest, Preprocessing, read_golden_vectors, read_manifest
 from predictor.errors import (
     BundleError,
     DeadlineExceeded,
-    InvalidRequest,
     NotReady,
     Overloaded,
     WireError,
 )
 from predictor.inference.batcher import EXPIRED, STOPPED, Batcher
-from predictor.inference.decoding import DecodeLimits, decode, prepare
+from predictor.inference.decode_pool import DecodePool, ThreadDecodePool
+from predictor.inference.decode_process import ProcessDecodePool
+from predictor.inference.decode_worker import Decoder, Terms
+from predictor.inference.decoding import DecodeLimits, decode
 from predictor.inference.engine import Engine, EngineInput
-from predictor.inference.pictures import Classification, EncodedImage, Picture, Pixels
+from predictor.inference.pictures import Classification, Picture
 from predictor.settings import Settings
 
 
@@ -31,7 +32,7 @@ class Classifier:
     """What is served, whoever asks.
 
     Args:
-        decode_workers: pictures decoded at once; 0 is one per CPU this process may use.
+        pool: decodes; closed with the classifier.
         max_pending: most pictures being decoded or waiting to be; one more is refused.
     """
 
@@ -39,19 +40,15 @@ class Classifier:
         self,
         manifest: Manifest,
         batcher: Batcher,
+        pool: DecodePool,
         *,
-        limits: DecodeLimits,
-        decode_workers: int = 0,
         max_pending: int = 256,
     ) -> None:
         self.manifest = manifest
         self._batcher = batcher
-        self._limits = limits
+        self._pool = pool
         self._max_pending = max_pending
         self._pending = 0
-        self._pool = ThreadPoolExecutor(
-            decode_workers or len(os.sched_getaffinity(0)), thread_name_prefix="decode"
-        )
 
     @property
     def engine_name(self) -> str:
@@ -90,7 +87,7 @@ class Classifier:
 
     async def close(self) -> None:
         """End the pool and the device thread; what still waits gets NotReady."""
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        self._pool.close()
         await self._batcher.stop()
 
     async def _prepare_all(
@@ -99,11 +96,10 @@ class Classifier:
         if self._pending + len(pictures) > self._max_pending:
             raise Overloaded("too many pictures wait to be decoded; retry later")
         self._pending += len(pictures)
-        loop = asyncio.get_running_loop()
         futures: list[asyncio.Future[EngineInput]] = []
         try:
             for picture in pictures:
-                futures.append(loop.run_in_executor(self._pool, self._prepare, picture, deadline))
+                futures.append(self._pool.submit(picture, deadline))
             return [await _placed(f, index, len(futures)) for index, f in enumerate(futures)]
         except RuntimeError:  # the pool is shut down
             raise NotReady(STOPPED) from None
@@ -113,20 +109,6 @@ class Classifier:
                 # A later picture's failure is nobody's news once the first has failed.
                 future.add_done_callback(_retrieve)
             self._pending -= len(pictures)
-
-    def _prepare(self, picture: Picture, deadline: float | None) -> EngineInput:
-        """Runs in the pool."""
-        if deadline is not None and time.monotonic() >= deadline:
-            raise DeadlineExceeded(EXPIRED)
-        preprocessing = self.manifest.preprocessing
-        if isinstance(picture, EncodedImage):
-            return decode(picture.data, preprocessing, self._limits)
-        if isinstance(picture, Pixels):
-            return prepare(picture.array, preprocessing, self._limits)
-        expected = (3, *preprocessing.input_size)
-        if picture.array.shape != expected:
-            raise InvalidRequest(f"a preprocessed tensor must have shape {expected} here")
-        return picture.array
 
     def _answer(self, logits: NDArray[np.float32]) -> Classification:
         probabilities = softmax(logits, self.manifest.temperature)
@@ -161,7 +143,7 @@ def load_classifier(settings: Settings) -> Classifier:
         device=settings.model.device,
         dtype=settings.model.dtype,
     )
-    batching, limits = settings.batching, settings.limits
+    batching = settings.batching
     engine.warm_up(batch_sizes(batching.max_batch_size))
     replay(manifest, engine, engine.tolerance)
     batcher = Batcher(
@@ -174,19 +156,37 @@ def load_classifier(settings: Settings) -> Classifier:
     return Classifier(
         manifest,
         batcher,
-        limits=DecodeLimits(
-            max_bytes=limits.max_image_bytes,
-            max_pixels=limits.max_pixels,
-            max_side=limits.max_side,
-            min_side=limits.min_side,
-            max_aspect_ratio=limits.max_aspect_ratio,
-            max_resized_pixels=limits.max_resized_pixels,
-            max_jpeg_scans=limits.max_jpeg_scans,
-            max_segments=limits.max_segments,
-        ),
-        decode_workers=batching.decode_workers,
+        open_pool(settings, manifest.preprocessing),
         max_pending=batching.max_queue,
     )
+
+
+def open_pool(
+    settings: Settings, preprocessing: Preprocessing, decoder: Decoder = decode
+) -> DecodePool:
+    """Start what the settings ask for.
+
+    Raises:
+        StartupError: no decoder process can be started.
+    """
+    limits, decoding = settings.limits, settings.decoding
+    workers = decoding.workers or len(os.sched_getaffinity(0))
+    decode_limits = DecodeLimits(
+        max_bytes=limits.max_image_bytes,
+        max_pixels=limits.max_pixels,
+        max_side=limits.max_side,
+        min_side=limits.min_side,
+        max_aspect_ratio=limits.max_aspect_ratio,
+        max_resized_pixels=limits.max_resized_pixels,
+        max_jpeg_scans=limits.max_jpeg_scans,
+        max_segments=limits.max_segments,
+    )
+    if decoding.mode == "thread":
+        return ThreadDecodePool(preprocessing, decode_limits, workers=workers, decoder=decoder)
+    terms = Terms(
+        decoder, preprocessing, decode_limits, decoding.max_cpu_s, decoding.max_memory_bytes
+    )
+    return ProcessDecodePool(terms, workers=workers)
 
 
 def batch_sizes(largest: int) -> list[int]:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from predictor.settings.groups import MIB
 from predictor.settings.root import Settings
 
 
 def contradictions(settings: Settings, *, serving: bool) -> Iterator[tuple[str, str, str]]:
     """Yield pairs of settings that are fine alone and wrong together, with the fix."""
     server, limits = settings.server, settings.limits
-    batching, auth = settings.batching, settings.auth
+    batching, decoding, auth = settings.batching, settings.decoding, settings.auth
     if limits.min_side > limits.max_side:
         yield "limits.min_side", "limits.max_side", "no picture passes both; lower the first"
     if limits.max_image_bytes > limits.max_request_bytes:
@@ -36,6 +37,13 @@ def contradictions(settings: Settings, *, serving: bool) -> Iterator[tuple[str, 
             "batching.max_wait_ms",
             "limits.max_deadline_s",
             "requests would expire while their batch waits; lower the first",
+        )
+    needed = 16 * limits.max_pixels + 64 * MIB  # WebP is the costliest; and the interpreter
+    if decoding.mode == "process" and decoding.max_memory_bytes < needed:
+        yield (
+            "limits.max_pixels",
+            "decoding.max_memory_bytes",
+            f"such a picture cannot be decoded; raise the second to at least {needed}",
         )
     if not serving:
         return

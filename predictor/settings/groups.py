@@ -215,11 +215,36 @@ class BatchingSettings(_Group):
         description="Milliseconds a batch may wait for pictures known to be on their way. 0 never "
         "waits. A lone request never waits.",
     )
-    decode_workers: int = Field(
+
+
+class DecodingSettings(_Group):
+    """Where untrusted pictures are opened, and what one may cost there."""
+
+    mode: Literal["thread", "process"] = Field(
+        "process",
+        description="`process` decodes outside the server: a picture that crashes its decoder or "
+        "overruns a limit below costs its own request. `thread` spares the processes' memory and "
+        "the way to them; such a picture then costs the server.",
+    )
+    workers: int = Field(
         0,
         ge=0,
         le=256,
         description="Pictures decoded at once. 0 is one per CPU this process may use.",
+    )
+    max_cpu_s: float = Field(
+        10.0,
+        gt=0,
+        le=3600,
+        description="CPU seconds for one picture in mode `process`; more is INVALID_IMAGE. The "
+        "request's own deadline ends a decoder as well.",
+    )
+    max_memory_bytes: int = Field(
+        512 * MIB,
+        ge=128 * MIB,
+        le=65536 * MIB,
+        description="Private memory of one decoder in mode `process`, of which 64 MiB are its "
+        "own; a picture that takes more is INVALID_IMAGE.",
     )
 
 

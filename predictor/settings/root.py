@@ -7,6 +7,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 from predictor.settings.groups import (
     AuthSettings,
     BatchingSettings,
+    DecodingSettings,
     LimitSettings,
     ModelSettings,
     ServerSettings,
@@ -32,6 +33,7 @@ class Settings(BaseSettings):
     server: ServerSettings = ServerSettings()
     limits: LimitSettings = LimitSettings()
     batching: BatchingSettings = BatchingSettings()
+    decoding: DecodingSettings = DecodingSettings()
     auth: AuthSettings = AuthSettings()
     telemetry: TelemetrySettings = TelemetrySettings()
 

@@ -3,7 +3,8 @@
 Run as a program by `ServerProcess(command=("-m", "tests.server.stub"))`. Everything but the
 network is the product: process, sockets, signals, decoding, batcher, kserve. The network
 answers by the picture's mean red value, takes STUB_FORWARD_S seconds a batch, writes one line
-per batch to STUB_LOG, and fails on a picture whose mean red is POISON.
+per batch to STUB_LOG, and fails on a picture whose mean red is POISON. Pictures of tests/faults.py
+break their decoder.
 """
 
 from __future__ import annotations
@@ -21,11 +22,10 @@ from numpy.typing import NDArray
 from predictor import cli
 from predictor.bundle.manifest import read_manifest
 from predictor.inference.batcher import Batcher
-from predictor.inference.classifier import Classifier
-from predictor.inference.decoding import DecodeLimits
+from predictor.inference.classifier import Classifier, open_pool
 from predictor.inference.engine import EngineInput
-from predictor.serving import server
 from predictor.settings import Settings
+from tests import faults
 
 POISON = 251
 
@@ -60,9 +60,11 @@ def load_classifier(settings: Settings) -> Classifier:
         max_wait_s=settings.batching.max_wait_ms / 1000,
     )
     batcher.start()
-    return Classifier(manifest, batcher, limits=DecodeLimits(), decode_workers=2)
+    return Classifier(manifest, batcher, open_pool(settings, manifest.preprocessing, faults.decode))
 
 
 if __name__ == "__main__":
+    from predictor.serving import server  # kserve: not beside the tritonclient of the tests
+
     setattr(server, "load_classifier", load_classifier)  # noqa: B010  # not exported for others
     sys.exit(cli.main(["serve"]))

@@ -258,6 +258,7 @@ def test_yaml_may_leave_things_out(text: str, config_file: Path) -> None:
             ["--batching.max-wait-ms=500", "--limits.max-deadline-s=0.5"],
             ("batching.max_wait_ms", "limits.max_deadline_s"),
         ),
+        (["--limits.max-pixels=100000000"], ("limits.max_pixels", "decoding.max_memory_bytes")),
     ],
 )
 def test_contradictions_name_both_settings(argv: list[str], names: tuple[str, str]) -> None:
