@@ -25,6 +25,7 @@ from predictor.errors import (
     Unauthenticated,
     WireError,
 )
+from predictor.serving.byte_budget import Hold
 from predictor.serving.http import (
     JSON,
     ClientDisconnected,
@@ -59,6 +60,7 @@ class _Exchange:
     request_id: str
     arrived: float
     match: Match
+    head_s: float = 0.0
     key_id: str | None = None
     body_read: bool = False
 
@@ -84,6 +86,7 @@ class Edge:
             request_id=request_id(headers.get("x-request-id")),
             arrived=time.monotonic(),
             match=self._routes.match(scope["method"], scope["path"]),
+            head_s=scope.get("state", {}).get("head_s", 0.0),
         )
         request_id_var.set(exchange.request_id)
         error: WireError | None = None
@@ -113,7 +116,7 @@ class Edge:
         place: AbstractContextManager[None] = nullcontext()
         if route.inference:
             place = self._policy.admit()
-        with place:
+        with place, self._policy.bytes.hold() as hold:
             request = HttpRequest(
                 method=exchange.method,
                 path_params=exchange.match.params,
@@ -124,19 +127,22 @@ class Edge:
             )
             if not route.inference:
                 return await route.handler(request)
-            request.body = await self._body(exchange, receive)
+            request.body = await self._body(exchange, receive, hold)
             return await _run(route.handler(request), receive, request.deadline)
 
-    async def _body(self, exchange: _Exchange, receive: Receive) -> bytes:
+    async def _body(self, exchange: _Exchange, receive: Receive, hold: Hold) -> bytes:
         limit = self._limits.max_request_bytes
         body = await read_body(
             receive,
             limit=limit,
             timeout_s=self._limits.receive_timeout_s,
+            taken_s=exchange.head_s,
             length=exchange.headers.get("content-length"),
+            hold=hold,
         )
         exchange.body_read = True
-        return await decompress(body, exchange.headers.get("content-encoding"), limit=limit)
+        encoding = exchange.headers.get("content-encoding")
+        return await decompress(body, encoding, limit=limit, hold=hold)
 
     def _error(self, exchange: _Exchange, error: WireError) -> HttpResponse:
         body = {"error": error.message, "code": error.code, "request_id": exchange.request_id}

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 
 from predictor.errors import InvalidRequest, Overloaded, Unauthenticated
 from predictor.security import api_keys
+from predictor.serving.byte_budget import ByteBudget
 from predictor.settings import LimitSettings
 
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
@@ -35,6 +36,7 @@ class Policy:
         self._keys = keys
         self._limits = limits
         self.in_flight = 0
+        self.bytes = ByteBudget(limits.max_bytes_in_flight)
 
     def authenticate(self, headers: Iterable[tuple[bytes, bytes]]) -> str | None:
         """Return the id of the caller's key, or None when no keys are asked for.

@@ -20,7 +20,9 @@ import uvloop
 from predictor.errors import StartupError
 from predictor.inference.classifier import Classifier, load_classifier
 from predictor.security.api_keys import ApiKeys
+from predictor.serving.connections import Connections
 from predictor.serving.data_plane import RealFakeDataPlane
+from predictor.serving.descriptors import allow_descriptors
 from predictor.serving.edge import Edge
 from predictor.serving.grpc import GrpcServer
 from predictor.serving.lifecycle import Lifecycle, State
@@ -63,6 +65,7 @@ class RealFakeServer(kserve.ModelServer):  # type: ignore[misc]  # kserve ships 
         self.register_model(self._model)
         self.dataplane = RealFakeDataPlane(self.registered_models, self.lifecycle)
         self._stop = asyncio.Event()
+        self._connections = Connections(settings.limits)
 
     def start(self, models: list[kserve.Model] | None = None) -> None:
         """Serve until told to stop; returns when drained.
@@ -83,6 +86,7 @@ class RealFakeServer(kserve.ModelServer):  # type: ignore[misc]  # kserve ships 
             keys = ApiKeys.from_directory(settings.auth.keys_dir)
         policy = Policy(keys, settings.limits)
         self._take_signals()
+        allow_descriptors(settings.limits.max_connections)
         listener = _listen(settings.server.host, settings.server.http_port)
         http = self._http_server(policy)
         grpc_server = GrpcServer(self.dataplane, policy, settings)
@@ -109,7 +113,7 @@ class RealFakeServer(kserve.ModelServer):  # type: ignore[misc]  # kserve ships 
         routes = build_routes(self.dataplane, settings)
         config = uvicorn.Config(
             Edge(routes, policy, self.lifecycle, settings.limits),
-            http="httptools",
+            http=self._connections.protocol,  # type: ignore[arg-type]  # it is called, no more
             ws="none",
             lifespan="off",
             log_config=None,

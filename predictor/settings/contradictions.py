@@ -20,6 +20,18 @@ def contradictions(settings: Settings, *, serving: bool) -> Iterator[tuple[str, 
             "limits.max_request_bytes",
             "no request can carry such a picture; raise the second to at least the first",
         )
+    if 2 * limits.max_request_bytes > limits.max_bytes_in_flight:
+        yield (
+            "limits.max_request_bytes",
+            "limits.max_bytes_in_flight",
+            "one compressed request may hold twice the first; raise the second to at least that",
+        )
+    if limits.max_connections <= limits.max_in_flight:
+        yield (
+            "limits.max_connections",
+            "limits.max_in_flight",
+            "health probes would find no connection left; raise the first above the second",
+        )
     if batching.max_batch_size > batching.max_queue:
         yield (
             "batching.max_batch_size",
