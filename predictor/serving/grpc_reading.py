@@ -25,6 +25,7 @@ Behavior: TypeAlias = Callable[[Any, Any], Awaitable[Any]]
 
 FRAMING_BYTES: Final = 64 * 1024
 """Room for the protobuf framing around `limits.max_request_bytes` of tensor data."""
+SETTLE_S: Final = 0.1
 PING_STRIKES: Final = 2
 PING_INTERVAL_MS: Final = 5_000
 
@@ -61,6 +62,9 @@ class MessageReader:
                 f"the message did not arrive within {self._timeout_s:g} s "
                 "(limits.receive_timeout_s)"
             ) from None
+        # gRPC refuses a message that is too large by itself, and then cancels us: let it, because
+        # to answer a call that has ended is an error it logs.
+        await asyncio.sleep(SETTLE_S)
         raise InvalidRequest("the call ended without a message")
 
 
