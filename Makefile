@@ -27,6 +27,10 @@ run: $(READY) ## Serve checkpoints/debug on this machine and print a curl to pas
 test: $(READY) ## Run the tests in parallel, with coverage (ARGS="-k name" narrows)
 	@hack/test.sh $(ARGS)
 
+.PHONY: overload
+overload: $(READY) ## Drive a server to 10 times its capacity and print what becomes of it (ARGS="--seconds 20")
+	@$(PY) -m hack.load.overload $(ARGS)
+
 .PHONY: lint
 lint: $(READY) ## ruff, mypy --strict and the import rules
 	@$(VENV)/bin/ruff check .

@@ -18,6 +18,7 @@ from typing import Any, Final
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from safetensors.numpy import save_file
 from safetensors.torch import save_file as save_tensors
 
@@ -25,7 +26,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from hack.debug_bundle import training
 from hack.debug_bundle.card import model_card
-from predictor.bundle.manifest import CONFIG, GOLDEN, REALFAKE, WEIGHTS, write_realfake_json
+from hack.debug_bundle.scenes import KINDS
+from predictor.bundle.files import CONFIG, GOLDEN, REALFAKE, WEIGHTS, write_realfake_json
 
 VERSION: Final = "debug-1"
 ERROR_RATE: Final = 0.005
@@ -52,7 +54,7 @@ def make(output: Path, *, seed: int, pictures: int, epochs: int) -> None:
     _measure_lines(lines, answers[:, training.FAKE], held_out.labels)
 
     _write_model(output, model)
-    golden = {
+    golden: dict[str, NDArray[Any]] = {
         "pixels": np.ascontiguousarray(held_out.pixels[:GOLDEN_COUNT]),
         "probabilities": answers[:GOLDEN_COUNT].astype(np.float32),
     }
@@ -95,7 +97,7 @@ def _write_samples(
 ) -> None:
     """Two pictures of each kind on which the model is sure and right: a demonstration."""
     directory.mkdir(exist_ok=True)
-    for kind in training.KINDS:
+    for kind in KINDS:
         found = 0
         for candidate in range(seed * 1000, seed * 1000 + 200):
             file = training.sample(kind, [candidate], SAMPLE_SIZE)[0]

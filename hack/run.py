@@ -16,7 +16,7 @@ import urllib.request
 from pathlib import Path
 
 from predictor.errors import StartupError
-from predictor.security import api_keys
+from predictor.security import api_keys, key_files
 
 ROOT = Path(__file__).parent.parent
 BUNDLE = Path("checkpoints/debug")
@@ -68,7 +68,7 @@ def _key() -> str:
     path = KEYS / KEY_ID
     if not path.is_file():
         KEYS.parent.mkdir(mode=0o700, exist_ok=True)
-        api_keys.store(api_keys.generate(), KEYS, KEY_ID)
+        key_files.store(api_keys.generate(), KEYS, KEY_ID)
     return path.read_text(encoding="ascii").strip()
 
 

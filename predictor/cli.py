@@ -6,11 +6,11 @@ import argparse
 import logging
 import sys
 from collections.abc import Callable, Sequence
-from getpass import getpass
 from pathlib import Path
 from typing import Final, TypeAlias
 
-from predictor.errors import SettingsError, StartupError
+from predictor import cli_keys
+from predictor.errors import StartupError
 
 log = logging.getLogger("predictor.cli")
 
@@ -68,7 +68,7 @@ def _parser() -> argparse.ArgumentParser:
         action="store_false",
         help="score everything again instead of going on where FILE ends",
     )
-    _add_keys(commands)
+    cli_keys.add(commands, _add)
     _add_model(commands)
     return parser
 
@@ -98,17 +98,6 @@ def _add(
     )
     parser.set_defaults(run=run)
     return parser
-
-
-def _add_keys(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    keys = commands.add_parser("keys", help="make and check API keys", allow_abbrev=False)
-    actions = keys.add_subparsers(dest="action", required=True, metavar="ACTION")
-    new = _add(actions, "new", _keys_new, "print a new API key")
-    new.add_argument("--id", metavar="ID", help="who will use it; shown in logs and metrics")
-    new.add_argument("--dir", type=Path, help="also write it to DIR/ID, readable by you only")
-    _add(actions, "hash", _keys_hash, "print what a Secret may hold instead of the key on stdin")
-    verify = _add(actions, "verify", _keys_verify, "say which key of DIR the key on stdin is")
-    verify.add_argument("dir", type=Path, metavar="DIR")
 
 
 def _add_model(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -166,50 +155,6 @@ def _check(args: argparse.Namespace) -> int:
     return 0
 
 
-def _keys_new(args: argparse.Namespace) -> int:
-    from predictor.security import api_keys
-
-    key = api_keys.generate()
-    if args.dir is not None:
-        if args.id is None:
-            raise SettingsError("--dir needs --id: the file's name is the key's id")
-        path = api_keys.store(key, args.dir, args.id)
-        print(f"wrote {path}", file=sys.stderr)
-    print(f"a Secret may hold sha256:{api_keys.digest_of(key)} instead of the key", file=sys.stderr)
-    print(key)
-    return 0
-
-
-def _keys_hash(args: argparse.Namespace) -> int:
-    from predictor.security import api_keys
-
-    try:
-        print(f"sha256:{api_keys.digest_of(_read_key())}")
-    except ValueError as error:
-        raise SettingsError(f"the key on stdin is {error}") from None
-    return 0
-
-
-def _keys_verify(args: argparse.Namespace) -> int:
-    from predictor.security import api_keys
-
-    keys = api_keys.ApiKeys.from_directory(args.dir)
-    key = _read_key()
-    key_id = keys.verify(key.encode("utf-8", "surrogateescape"))
-    if key_id is not None:
-        print(key_id)
-        return 0
-    cut = key.startswith(api_keys.PREFIX) and not api_keys.is_well_formed(key)
-    reason = "its checksum is wrong: cut or mistyped in copying" if cut else "it is none of these"
-    print(f"realfake: not a key in {args.dir}: {reason}", file=sys.stderr)
-    return 1
-
-
-def _read_key() -> str:
-    """The key from stdin: arguments end up in shell histories and process lists."""
-    return getpass("API key: ") if sys.stdin.isatty() else sys.stdin.readline().rstrip("\r\n")
-
-
 def _model_inspect(args: argparse.Namespace) -> int:
     import json
 
@@ -234,8 +179,8 @@ def _model_convert(args: argparse.Namespace) -> int:
         args.checkpoint,
         args.output,
         architecture=args.architecture,
-        label_names=args.labels.split(","),
-        fake_labels=args.fake.split(","),
+        label_names=[name.strip() for name in args.labels.split(",")],
+        fake_labels=[name.strip() for name in args.fake.split(",")],
         input_size=args.input_size,
         version=args.version,
     )
@@ -253,27 +198,31 @@ def _score(args: argparse.Namespace) -> int:
     from tqdm import tqdm
 
     from predictor.inference.classifier import load_classifier
-    from predictor.inference.scoring import find_pictures, score_paths
+    from predictor.inference.scoring import CONCURRENCY, Summary, find_pictures, score_paths
 
     files = find_pictures(args.paths)
     classifier = load_classifier(settings)
 
-    async def run() -> int:
-        with tqdm(total=len(files), unit="picture", disable=None) as bar:
-            summary = await score_paths(
-                classifier,
-                files,
-                args.output,
-                resume=args.resume,
-                max_bytes=settings.limits.max_image_bytes,
-                progress=bar.update,
-            )
-        await classifier.close()
-        print(
-            f"{summary.classified} classified, {summary.refused} refused, "
-            f"{summary.resumed} taken over from an earlier run: {args.output}",
-            file=sys.stderr,
-        )
-        return 0
+    async def run() -> Summary:
+        try:
+            with tqdm(total=len(files), unit="picture", disable=None) as bar:
+                return await score_paths(
+                    classifier,
+                    files,
+                    args.output,
+                    resume=args.resume,
+                    concurrency=min(CONCURRENCY, settings.batching.max_queue),
+                    max_bytes=settings.limits.max_image_bytes,
+                    progress=bar.update,
+                )
+        finally:
+            # The interpreter must not end under a device thread.
+            await classifier.close()
 
-    return asyncio.run(run())
+    summary = asyncio.run(run())
+    print(
+        f"{summary.classified} classified, {summary.refused} refused, "
+        f"{summary.resumed} taken over from an earlier run: {args.output}",
+        file=sys.stderr,
+    )
+    return 0

@@ -10,6 +10,7 @@ from hack.debug_bundle.training import ARCHITECTURE, SIDE
 def model_card(fields: dict[str, Any], *, pictures: int, epochs: int) -> str:
     metrics, lines = fields["metrics"], fields["thresholds"]
     high, low = lines["fake_at_least"], lines["real_at_most"]
+    calibration = f"15 bins, temperature {fields['temperature']}"
     return f"""# Debug bundle
 
 **It detects nothing in the real world.** It tells procedural "photographs" from procedural
@@ -22,7 +23,7 @@ its benchmarks run a trained, calibrated network without a download. Do not use 
 | trained on | {pictures} procedural pictures, {epochs} epochs, from random weights, on a CPU |
 | held-out AUC | {metrics["auc"]} |
 | held-out accuracy at 0.5 | {metrics["accuracy"]} |
-| held-out expected calibration error | {metrics["ece"]} (15 bins, temperature {fields["temperature"]}) |
+| held-out expected calibration error | {metrics["ece"]} ({calibration}) |
 | `fake` at or above | {high["value"]}: {high["false_positive_rate"]:.2%} of held-out photographs |
 | `real` at or below | {low["value"]}: {low["false_negative_rate"]:.2%} of held-out fakes |
 

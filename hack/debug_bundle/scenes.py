@@ -41,7 +41,8 @@ def _photograph(rng: np.random.Generator, width: int, height: int) -> Plane:
     optics = scene.reshape(height, 2, width, 2, 3).mean(axis=(1, 3))
     photons = rng.uniform(300, 3000)
     shot = rng.normal(0, 1, optics.shape) * np.sqrt(np.clip(optics, 0, 1) / photons)
-    return optics + shot + rng.normal(0, rng.uniform(0.002, 0.012), optics.shape)
+    photograph: Plane = optics + shot + rng.normal(0, rng.uniform(0.002, 0.012), optics.shape)
+    return photograph
 
 
 def _fake(rng: np.random.Generator, width: int, height: int) -> Plane:
@@ -88,5 +89,6 @@ def _pink_noise(rng: np.random.Generator, width: int, height: int) -> Plane:
     frequency = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width)[None, :])
     frequency[0, 0] = 1
     phase = rng.normal(size=frequency.shape) + 1j * rng.normal(size=frequency.shape)
-    noise: Plane = np.fft.irfft2(phase / frequency, s=(height, width))
-    return noise / noise.std()
+    noise = np.fft.irfft2(phase / frequency, s=(height, width))
+    unit: Plane = noise / noise.std()
+    return unit

@@ -12,7 +12,7 @@ import timm
 import torch
 from numpy.typing import NDArray
 from PIL import Image
-from timm.data import create_transform
+from timm.data.transforms_factory import create_transform
 
 from hack.debug_bundle.scenes import KINDS, Kind, picture
 
@@ -87,7 +87,7 @@ def train(data: Dataset, *, seed: int, epochs: int) -> torch.nn.Module:
                 label_smoothing=0.02,
             )
             optimizer.zero_grad()
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]  # torch does not type it
             optimizer.step()
             schedule.step()
             total += loss.item()
@@ -125,8 +125,9 @@ def temperature(values: NDArray[np.float64], labels: NDArray[np.int64]) -> float
 def thresholds(fake: NDArray[np.float64], labels: NDArray[np.int64], rate: float) -> dict[str, Any]:
     """The lines at which at most `rate` of either side is mistaken, and what they measured."""
     photos, fakes = fake[labels != FAKE], fake[labels == FAKE]
-    high = round(max(0.5, float(np.quantile(photos, 1 - rate, method="higher")) + 1e-4), 4)
-    low = round(min(0.5, float(np.quantile(fakes, rate, method="lower")) - 1e-4), 4)
+    high = float(np.quantile(photos, 1 - rate, method="higher")) + 1e-4
+    low = float(np.quantile(fakes, rate, method="lower")) - 1e-4
+    high, low = round(min(1.0, max(0.5, high)), 4), round(max(0.0, min(0.5, low)), 4)
     return {
         "fake_at_least": {
             "value": high,
@@ -142,8 +143,8 @@ def thresholds(fake: NDArray[np.float64], labels: NDArray[np.int64], rate: float
 def measure(fake: NDArray[np.float64], labels: NDArray[np.int64]) -> dict[str, float]:
     """Area under the ROC curve, accuracy at 0.5, and expected calibration error (15 bins)."""
     truth = labels == FAKE
-    ranks = np.empty(len(fake))
-    ranks[np.argsort(fake, kind="stable")] = np.arange(1, len(fake) + 1)
+    _, place, ties = np.unique(fake, return_inverse=True, return_counts=True)
+    ranks = (np.cumsum(ties) - (ties - 1) / 2)[place]
     positives, negatives = int(truth.sum()), int((~truth).sum())
     auc = (ranks[truth].sum() - positives * (positives + 1) / 2) / (positives * negatives)
     predicted = fake >= 0.5

@@ -6,9 +6,8 @@ with `realfake.json`. Nothing here imports torch: a manifest is read in millisec
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,14 +17,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from predictor.bundle.fields import Fields
+from predictor.bundle.files import (
+    CONFIG,
+    GOLDEN,
+    REALFAKE,
+    find_bundle,
+    find_weights,
+    identity,
+    read_own,
+    verified_files,
+)
 from predictor.bundle.verdicts import Threshold, Verdicts
 from predictor.errors import BundleError
-
-CONFIG: Final = "config.json"
-WEIGHTS: Final = "model.safetensors"
-REALFAKE: Final = "realfake.json"
-GOLDEN: Final = "golden.safetensors"
-FORMAT_VERSION: Final = 1
 
 INTERPOLATIONS: Final = ("bicubic", "bilinear", "nearest", "lanczos", "box", "hamming")
 CROP_MODES: Final = ("center", "squash", "border")
@@ -34,6 +37,10 @@ IMAGENET_MEAN: Final = (0.485, 0.456, 0.406)
 IMAGENET_STD: Final = (0.229, 0.224, 0.225)
 DEFAULT_CROP_PCT: Final = 0.875
 """These and 224 px bicubic are what `timm.data.resolve_data_config` assumes when unsaid."""
+
+LARGEST_SIDE: Final = 4096
+TEMPERATURES: Final = (0.01, 100.0)
+VERSION: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,26 +94,6 @@ class GoldenVectors:
     probabilities: NDArray[np.float32]
 
 
-def find_bundle(path: Path) -> Path:
-    """Return `path`, or the one directory below it that holds a bundle, as KServe may mount it.
-
-    Raises:
-        BundleError: none, or several.
-    """
-    if not path.is_dir():
-        raise BundleError(f"model.path: {path} is not a directory; mount or name a model bundle")
-    if (path / CONFIG).is_file():
-        return path
-    below = sorted(entry for entry in path.iterdir() if (entry / CONFIG).is_file())
-    if len(below) != 1:
-        found = "several bundles" if below else f"no {CONFIG}"
-        raise BundleError(
-            f"model.path: {found} in {path} or directly below it; a bundle is a directory with "
-            f"{CONFIG} and {WEIGHTS}, as timm's save_for_hf writes it"
-        )
-    return below[0]
-
-
 def read_manifest(path: Path, *, allow_pth: bool = False) -> Manifest:
     """Read and check a bundle's description, its files' digests included.
 
@@ -116,16 +103,27 @@ def read_manifest(path: Path, *, allow_pth: bool = False) -> Manifest:
     Raises:
         BundleError: naming the file, the field and the fix.
     """
-    root = find_bundle(path)
+    try:
+        return _read(find_bundle(path), allow_pth)
+    except OSError as error:
+        name = Path(error.filename or path).name
+        raise BundleError(f"model.path: {name} cannot be read: {error.strerror}") from None
+
+
+def _read(root: Path, allow_pth: bool) -> Manifest:
     config = Fields.read(root / CONFIG)
     cfg = config.mapping("pretrained_cfg", {})
     labels = _labels(config, cfg)
-    weights = _weights(root, allow_pth)
-    own = Fields.read(root / REALFAKE) if (root / REALFAKE).is_file() else Fields({}, REALFAKE)
-    files = _verified_files(root, own, weights)
+    weights = find_weights(root, allow_pth)
+    declared = read_own(root)
+    files = verified_files(root, declared, weights)
+    own = declared or Fields({}, REALFAKE)
     temperature = own.number("temperature", 1.0)
-    if temperature <= 0:
-        raise own.wrong("temperature", "must be above 0")
+    if not TEMPERATURES[0] <= temperature <= TEMPERATURES[1]:
+        raise own.wrong("temperature", "must be between {:g} and {:g}".format(*TEMPERATURES))
+    version = own.text("version", "1")
+    if not VERSION.fullmatch(version):
+        raise own.wrong("version", f"is part of addresses: it must match {VERSION.pattern}")
     return Manifest(
         path=root,
         weights=weights,
@@ -135,8 +133,8 @@ def read_manifest(path: Path, *, allow_pth: bool = False) -> Manifest:
         preprocessing=_preprocessing(cfg),
         temperature=temperature,
         verdicts=_verdicts(own, labels),
-        version=own.text("version", "1"),
-        digest=_identity(root, weights, files),
+        version=version,
+        digest=identity(root, weights, files),
         files=files,
         model_args=dict(config.mapping("model_args", {}).values),
         metrics=dict(own.mapping("metrics", {}).values),
@@ -157,7 +155,7 @@ def read_golden_vectors(manifest: Manifest) -> GoldenVectors | None:
 
     try:
         tensors = load_file(file)
-    except (SafetensorError, OSError):
+    except (SafetensorError, OSError, TypeError, AttributeError):  # the last two: no numpy dtype
         raise BundleError(f"{GOLDEN}: cannot be read; make the bundle again") from None
     pixels, probabilities = tensors.get("pixels"), tensors.get("probabilities")
     height, width = manifest.preprocessing.input_size
@@ -166,7 +164,9 @@ def read_golden_vectors(manifest: Manifest) -> GoldenVectors | None:
         or probabilities is None
         or pixels.dtype != np.uint8
         or pixels.shape[1:] != (height, width, 3)
+        or len(pixels) == 0
         or probabilities.shape != (len(pixels), manifest.num_classes)
+        or not np.issubdtype(probabilities.dtype, np.floating)
         or not np.isfinite(probabilities).all()
     ):
         raise BundleError(
@@ -176,34 +176,27 @@ def read_golden_vectors(manifest: Manifest) -> GoldenVectors | None:
     return GoldenVectors(pixels, probabilities.astype(np.float32))
 
 
-def write_realfake_json(directory: Path, fields: Mapping[str, Any]) -> None:
-    """Write `realfake.json` with the digests of the bundle's files as they are now."""
-    names = [name for name in (CONFIG, WEIGHTS, GOLDEN) if (directory / name).is_file()]
-    document = {
-        "format_version": FORMAT_VERSION,
-        **fields,
-        "files": {name: _sha256(directory / name) for name in names},
-    }
-    (directory / REALFAKE).write_text(json.dumps(document, indent=2) + "\n")
-
-
 def _labels(config: Fields, cfg: Fields) -> tuple[str, ...]:
-    source = config if "label_names" in config.values else cfg
+    source = cfg if "label_names" in cfg.values and "label_names" not in config.values else config
     names = source.texts("label_names")
     if len(names) < 2:
         raise source.wrong("label_names", "must name at least two classes")
     if len(set(names)) != len(names):
         raise source.wrong("label_names", "names a class twice")
-    declared = config.values.get("num_classes", cfg.values.get("num_classes", len(names)))
-    if declared != len(names):
-        raise config.wrong("num_classes", f"is {declared!r}, but there are {len(names)} labels")
+    place = config if config.values.get("num_classes") is not None else cfg
+    if place.number("num_classes", len(names)) != len(names):
+        raise place.wrong("num_classes", f"must be {len(names)}: there are as many label_names")
     return names
 
 
 def _preprocessing(cfg: Fields) -> Preprocessing:
     size = cfg.numbers("input_size", (3, 224, 224))
-    if len(size) != 3 or size[0] != 3 or any(side != int(side) or side < 1 for side in size):
-        raise cfg.wrong("input_size", "must be [3, height, width]")
+    if (
+        len(size) != 3
+        or size[0] != 3
+        or any(side != int(side) or not 1 <= side <= LARGEST_SIDE for side in size)
+    ):
+        raise cfg.wrong("input_size", f"must be [3, height, width], at most {LARGEST_SIDE}")
     interpolation = cfg.text("interpolation", "bicubic")
     if interpolation not in INTERPOLATIONS:
         raise cfg.wrong("interpolation", f"must be one of {', '.join(INTERPOLATIONS)}")
@@ -250,7 +243,7 @@ def _indices(meaning: Fields, side: str, labels: tuple[str, ...]) -> tuple[int, 
     missing = [name for name in names if name not in labels]
     if missing or not names:
         raise meaning.wrong(
-            side, f"must name labels of {CONFIG} that mean {side}; it has {', '.join(labels)}"
+            side, f"must name labels of {CONFIG} that mean {side}; it has {_some(labels)}"
         )
     return tuple(labels.index(name) for name in names)
 
@@ -259,56 +252,12 @@ def _threshold(thresholds: Fields, name: str, rate_name: str) -> Threshold:
     entry = thresholds.mapping(name, {})
     value = entry.number("value", 0.5)
     rate = entry.number(rate_name, math.nan)
-    if not 0 <= value <= 1:
-        raise entry.wrong("value", "must be between 0 and 1")
+    for field_name, share in (("value", value), (rate_name, rate)):
+        if share < 0 or share > 1:
+            raise entry.wrong(field_name, "must be between 0 and 1")
     return Threshold(value, None if math.isnan(rate) else rate)
 
 
-def _weights(root: Path, allow_pth: bool) -> Path:
-    if (root / WEIGHTS).is_file():
-        return root / WEIGHTS
-    pickled = sorted([*root.glob("*.pth"), *root.glob("*.bin"), *root.glob("*.pt")])
-    if not pickled:
-        raise BundleError(f"{root}: no {WEIGHTS}; a bundle needs its weights")
-    if not allow_pth:
-        raise BundleError(
-            f"{root}: only pickled weights ({pickled[0].name}); convert them with `python -m "
-            "predictor model convert`, or set model.allow_pth"
-        )
-    if len(pickled) > 1:
-        raise BundleError(f"{root}: several pickled weight files; keep one")
-    return pickled[0]
-
-
-def _verified_files(root: Path, own: Fields, weights: Path) -> dict[str, str]:
-    declared = own.mapping("files", {}).values
-    if own.values and weights.name not in declared:
-        raise own.wrong("files", f"must hold the SHA-256 of {weights.name}")
-    if own.values and own.values.get("format_version") != FORMAT_VERSION:
-        raise own.wrong("format_version", f"must be {FORMAT_VERSION}, the one this version reads")
-    golden = root / GOLDEN
-    if own.values and golden.is_file() and GOLDEN not in declared:
-        raise own.wrong("files", f"must hold the SHA-256 of {GOLDEN}")
-    for name, digest in declared.items():
-        file = root / name
-        if Path(name).name != name or not file.is_file():
-            raise own.wrong("files", f"names {name!r}, which is not a file of this bundle")
-        if _sha256(file) != digest:
-            raise BundleError(
-                f"{name}: its SHA-256 is not the one in {REALFAKE}; it was changed or cut short "
-                "on the way: fetch the bundle again"
-            )
-    return dict(declared)
-
-
-def _identity(root: Path, weights: Path, files: Mapping[str, str]) -> str:
-    known = files or {path.name: _sha256(path) for path in (root / CONFIG, weights)}
-    text = "".join(f"{name}\0{digest}\n" for name, digest in sorted(known.items()))
-    if (root / REALFAKE).is_file():
-        text += _sha256(root / REALFAKE)  # thresholds and temperature decide answers, too
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def _some(labels: tuple[str, ...]) -> str:
+    shown = ", ".join(labels[:5])
+    return shown if len(labels) <= 5 else f"{shown} and {len(labels) - 5} more"

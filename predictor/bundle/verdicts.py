@@ -36,7 +36,8 @@ class Verdicts:
 
     def fake_probability(self, probabilities: NDArray[np.float32]) -> float:
         """Sum of the fake labels' probabilities; `probabilities` has shape (K,)."""
-        return float(probabilities[list(self.fake_labels)].sum())
+        # Several rounded to float32 may add up to a little more than 1.
+        return float(np.minimum(probabilities[list(self.fake_labels)].sum(), 1.0))
 
     def decide(self, fake_prob: float) -> Literal["fake", "real", "uncertain"]:
         if fake_prob >= self.fake_at_least.value:

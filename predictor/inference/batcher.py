@@ -1,30 +1,34 @@
 """Pictures of many callers, one device: coalesce, keep deadlines, isolate what is bad.
 
-One thread owns the engine. It takes whatever is waiting when the device gets free, so batches
-grow with load and an idle server answers at once. It waits for more only while a picture that was
-announced (`expect`) is still being decoded, and never longer than `max_wait_s`.
+Each lane of the engine (a GPU has one, a CPU one per core) is a thread that takes whatever is
+waiting when it gets free, callers in turn, so batches grow with load and an idle server answers at
+once. It waits for more only while a picture that was announced (`expect`) is still being decoded,
+and never longer than `max_wait_s`.
 
 What an item's owner does never touches its neighbours: a cancelled or expired item leaves the
-queue before it runs, and a batch that fails is bisected until the item at fault fails alone.
+queue before it runs, and a batch that fails is halved until the item at fault fails alone, while
+each half that succeeds is answered at once.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import threading
 import time
-from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from typing import Any, Final, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from predictor.errors import DeadlineExceeded, InternalError, NotReady, Overloaded, WireError
-from predictor.inference.engine import Engine, EngineInput, EngineOutOfMemory
+from predictor.inference.cost import CostCurve
+from predictor.inference.engine import Engine, EngineInput, EngineLost, EngineOutOfMemory
+from predictor.inference.fair_queue import FairQueue
 
 log = logging.getLogger("predictor.batcher")
 
@@ -33,6 +37,8 @@ Kind: TypeAlias = tuple[str, tuple[int, ...]]
 
 EXPIRED = "the deadline passed before the picture was classified"
 STOPPED = "the server is stopping; retry on another replica"
+GROW_AFTER: Final = 100
+"""Full batches that fit before a larger one is tried again: a failed try costs one forward."""
 
 
 @dataclass(slots=True, eq=False)
@@ -45,19 +51,37 @@ class _Item:
     arrived: float
     loop: asyncio.AbstractEventLoop
     future: asyncio.Future[Logits]
-    timer: asyncio.TimerHandle | None = None
+    taken: bool = False
+
+    def wanted(self, now: float) -> bool:
+        return not self.future.done() and (self.deadline is None or now < self.deadline)
 
 
 _Outcome: TypeAlias = tuple[_Item, Logits | WireError]
 
 
-@dataclass(slots=True)
-class _Queue:
-    """What waits, first come first served. Every access holds the condition."""
+@dataclass(slots=True, eq=False)
+class Announcement:
+    """Attributes: count: pictures that are still on their way to the queue."""
 
-    items: deque[_Item] = field(default_factory=deque)
-    expected: int = 0
-    stopping: bool = False
+    count: int
+
+
+@dataclass(slots=True)
+class _Lane:
+    """One thread and what it is doing. `batch` is read and written under the condition."""
+
+    thread: threading.Thread
+    batch: list[_Item] = field(default_factory=list)
+    forward_began: float | None = None
+
+
+@dataclass(slots=True)
+class _Room:
+    """How many pictures of one kind the device has memory for, as far as is known."""
+
+    size: int
+    fitted: int = 0
 
 
 class Batcher:
@@ -67,75 +91,115 @@ class Batcher:
         max_batch_size: most pictures in one forward.
         max_queue: most pictures waiting; one more is refused.
         max_wait_s: longest a batch waits for announced pictures.
+        weights: turns by caller; see `FairQueue`.
     """
 
     def __init__(
-        self, engine: Engine, *, max_batch_size: int, max_queue: int, max_wait_s: float
+        self,
+        engine: Engine,
+        *,
+        max_batch_size: int,
+        max_queue: int,
+        max_wait_s: float,
+        weights: Mapping[str, int] | None = None,
     ) -> None:
         self.engine = engine
-        self._max_batch_size = max_batch_size
+        self.max_batch_size = max_batch_size
+        self.cost = CostCurve()
         self._max_queue = max_queue
         self._max_wait_s = max_wait_s
-        self._fits: dict[Kind, int] = {}
-        self._queue = _Queue()
+        self._rooms: dict[Kind, _Room] = {}
+        # Every access to the queue and the three below holds the condition.
         self._condition = threading.Condition()
-        self._thread = threading.Thread(target=self._run, name="device", daemon=True)
+        self._queue: FairQueue[_Item] = FairQueue(weights)
+        self._expected = 0
+        self._stopping = False
+        self._lanes = [
+            _Lane(threading.Thread(target=self._run, args=(number,), name=f"lane-{number}"))
+            for number in range(engine.lanes)
+        ]
         self._failed = False
 
     def start(self) -> None:
-        self._thread.start()
+        for lane in self._lanes:
+            lane.thread.daemon = True
+            lane.thread.start()
 
     async def stop(self) -> None:
-        """Refuse new pictures, fail the waiting ones with NotReady, and end the thread."""
+        """Refuse new pictures, fail the waiting ones with NotReady, and end the threads.
+
+        What is on the device is still answered.
+        """
+        self._close()
+        for lane in self._lanes:
+            if lane.thread.is_alive():
+                await asyncio.to_thread(lane.thread.join)
+
+    def abandon(self) -> None:
+        """Like `stop` for a device that answers nothing any more: nobody waits for its threads."""
+        self._failed = True
         with self._condition:
-            self._queue.stopping = True
-            self._condition.notify_all()
-        if self._thread.is_alive():
-            await asyncio.to_thread(self._thread.join)
+            on_device = [item for lane in self._lanes for item in lane.batch]
+        self._close(on_device)
 
     @property
     def healthy(self) -> bool:
-        return self._thread.is_alive() and not self._failed
+        return not self._failed and all(lane.thread.is_alive() for lane in self._lanes)
 
     @property
     def queue_depth(self) -> int:
-        return len(self._queue.items)
+        return len(self._queue)
+
+    @property
+    def longest_forward_s(self) -> float:
+        """Seconds since the oldest forward that still runs began; 0 when none runs."""
+        now = time.monotonic()
+        began = (lane.forward_began for lane in self._lanes)
+        return max((now - moment for moment in began if moment is not None), default=0.0)
 
     @contextmanager
-    def expect(self, count: int) -> Iterator[None]:
-        """Announce pictures that are being decoded: the only thing worth waiting for."""
-        self._announce(count)
-        try:
-            yield
-        finally:
-            self._announce(-count)
+    def expect(self, count: int) -> Iterator[Announcement]:
+        """Announce pictures that are being decoded: the only thing worth waiting for.
 
-    def _announce(self, count: int) -> None:
-        with self._condition:
-            self._queue.expected += count
-            self._condition.notify_all()
-
-    async def submit(self, array: EngineInput, *, deadline: float | None = None) -> Logits:
-        """Classify one picture: uint8 (H, W, 3) or float32 (3, H, W).
-
-        Args:
-            deadline: `time.monotonic()` after which nobody wants the answer.
-
-        Returns:
-            Logits, float32, (K,).
-
-        Raises:
-            Overloaded, DeadlineExceeded, NotReady, InternalError.
+        Hand the announcement to `submit_many`, which withdraws it in the moment the pictures
+        arrive: withdrawn before, the device would go without them.
         """
-        return (await self.submit_many([array], deadline=deadline))[0]
+        announcement = Announcement(count)
+        with self._condition:
+            self._expected += count
+        try:
+            yield announcement
+        finally:
+            if announcement.count:
+                with self._condition:
+                    self._withdraw(announcement)
+                    self._condition.notify()
+
+    def _withdraw(self, announcement: Announcement) -> None:
+        self._expected -= announcement.count
+        announcement.count = 0
 
     async def submit_many(
-        self, arrays: Sequence[EngineInput], *, deadline: float | None = None
+        self,
+        arrays: Sequence[EngineInput],
+        *,
+        caller: str = "",
+        deadline: float | None = None,
+        announcement: Announcement | None = None,
     ) -> list[Logits]:
         """Classify the pictures of one request: all are admitted, or none.
 
+        Args:
+            arrays: uint8 (H, W, 3) or float32 (3, H, W) each.
+            caller: whose turns they use.
+            deadline: `time.monotonic()` after which nobody wants the answer.
+
+        Returns:
+            Logits, float32, (K,) each.
+
         Raises:
-            WireError: of the first picture, in order, that failed.
+            WireError: Overloaded or NotReady when not admitted; else that of the first picture,
+                in order, that failed.
         """
         loop = asyncio.get_running_loop()
         now = time.monotonic()
@@ -143,132 +207,158 @@ class Batcher:
             _Item(array, (str(array.dtype), array.shape), deadline, now, loop, loop.create_future())
             for array in arrays
         ]
-        self._enqueue(items)
+        self._enqueue(caller, items, announcement)
+        timer = None
         if deadline is not None:
-            for item in items:
-                item.timer = loop.call_at(loop.time() + deadline - now, self._expire, item)
+            timer = loop.call_at(loop.time() + deadline - now, _expire, items)
         try:
             answers = await asyncio.gather(*(item.future for item in items), return_exceptions=True)
         finally:
-            for item in items:
-                if item.timer is not None:
-                    item.timer.cancel()
-                item.future.cancel()
+            if timer is not None:
+                timer.cancel()
             self._discard(items)
-        results: list[Logits] = []
         for index, answer in enumerate(answers):
             if isinstance(answer, WireError):
                 raise answer.at(f"image[{index}]") if len(items) > 1 else answer
-            if isinstance(answer, BaseException):
-                raise answer
-            results.append(answer)
-        return results
+        return [item.future.result() for item in items]
 
-    def _enqueue(self, items: list[_Item]) -> None:
+    def _enqueue(self, caller: str, items: list[_Item], announcement: Announcement | None) -> None:
         with self._condition:
-            if self._queue.stopping or self._failed:
+            if self._stopping or self._failed:
                 raise NotReady(STOPPED)
-            if len(self._queue.items) + len(items) > self._max_queue:
+            if len(self._queue) + len(items) > self._max_queue:
                 raise Overloaded("the queue in front of the model is full; retry later")
-            self._queue.items.extend(items)
-            self._condition.notify_all()
+            for item in items:
+                self._queue.push(caller, item)
+            if announcement is not None:
+                self._withdraw(announcement)
+            self._condition.notify(len(items))
 
     def _discard(self, items: list[_Item]) -> None:
         """Take what is still queued of a request that ended early out of the queue."""
         with self._condition:
-            if self._queue.items:
-                gone = set(map(id, items))
-                self._queue.items = deque(i for i in self._queue.items if id(i) not in gone)
+            if any(not item.taken for item in items):
+                gone = set(items)
+                self._queue.discard(gone.__contains__)
 
-    def _expire(self, item: _Item) -> None:
-        if not item.future.done():
-            item.future.set_exception(DeadlineExceeded(EXPIRED))
+    def _close(self, on_device: Sequence[_Item] = ()) -> None:
+        """Admit nothing more; fail what waits, and what was lost on the device."""
+        with self._condition:
+            self._stopping = True
+            lost = [*on_device, *self._queue.clear()]
+            self._condition.notify_all()
+        _deliver([(item, NotReady(STOPPED)) for item in lost])
 
-    # The device thread
+    # A lane's thread
 
-    def _run(self) -> None:
+    def _run(self, number: int) -> None:
+        lane = self._lanes[number]
         try:
-            while (batch := self._next_batch()) is not None:
-                if batch:
-                    _deliver(self._forward(batch))
+            while self._next_batch(lane):
+                self._classify(lane)
         except BaseException:
             self._failed = True
             log.critical("the device thread ended", exc_info=True)
         finally:
-            self._fail_waiting()
+            self._close(lane.batch)
 
-    def _fail_waiting(self) -> None:
+    def _next_batch(self, lane: _Lane) -> bool:
+        """Wait for pictures and give the lane those of one kind; False when stopping."""
         with self._condition:
-            self._queue.stopping = True
-            waiting = list(self._queue.items)
-            self._queue.items.clear()
-        _deliver([(item, NotReady(STOPPED)) for item in waiting])
-
-    def _next_batch(self) -> list[_Item] | None:
-        """Wait for pictures and take those of one kind; None when stopping."""
-        queue = self._queue
-        with self._condition:
-            while not queue.items and not queue.stopping:
+            lane.batch = []
+            while not self._queue and not self._stopping:
                 self._condition.wait()
-            if queue.stopping:
-                return None
-            kind = queue.items[0].kind
-            limit = min(self._max_batch_size, self._fits.get(kind, self._max_batch_size))
-            patience = queue.items[0].arrived + self._max_wait_s
-            while queue.expected > 0 and len(queue.items) < limit and not queue.stopping:
-                remaining = patience - time.monotonic()
+            if self._stopping:
+                return False
+            first = self._queue.peek()
+            limit = self._room(first.kind).size
+            while self._expected > 0 and 0 < len(self._queue) < limit and not self._stopping:
+                remaining = first.arrived + self._max_wait_s - time.monotonic()
                 if remaining <= 0:
                     break
                 self._condition.wait(remaining)
-            return self._take(kind, limit)
+            if self._queue:  # another lane may have been quicker
+                lane.batch = self._take(limit)
+            return True
 
-    def _take(self, kind: Kind, limit: int) -> list[_Item]:
-        taken: list[_Item] = []
-        kept: deque[_Item] = deque()
-        now = time.monotonic()
-        while self._queue.items and len(taken) < limit:
-            item = self._queue.items.popleft()
-            if item.kind != kind:
-                kept.append(item)
-            elif not item.future.done() and (item.deadline is None or now < item.deadline):
-                taken.append(item)
-            # Else nobody waits for it, or its own timer is about to say so.
-        kept.extend(self._queue.items)
-        self._queue.items = kept
-        return taken
+    def _take(self, limit: int) -> list[_Item]:
+        """A lane's share of what waits, callers in turn, all of one kind."""
+        kind = self._queue.peek().kind
+        share = math.ceil(len(self._queue) / len(self._lanes))
+        batch = self._queue.take(min(limit, share), lambda item: item.kind == kind)
+        for item in batch:
+            item.taken = True
+        return batch
 
-    def _forward(self, batch: list[_Item]) -> list[_Outcome]:
-        """Run a batch; halve it until what is at fault stands alone."""
+    def _room(self, kind: Kind) -> _Room:
+        return self._rooms.setdefault(kind, _Room(self.max_batch_size))
+
+    def _classify(self, lane: _Lane) -> None:
+        """Run the lane's batch without those whom nobody waits for; halve it until what is at
+        fault stands alone.
+        """
+        groups = [lane.batch]
+        while groups:
+            now = time.monotonic()
+            group = [item for item in groups.pop() if item.wanted(now)]
+            outcomes = self._forward(lane, group) if group else []
+            if outcomes is None:
+                middle = len(group) // 2
+                groups += [group[middle:], group[:middle]]
+            else:
+                _deliver(outcomes)
+
+    def _forward(self, lane: _Lane, group: list[_Item]) -> list[_Outcome] | None:
+        """Run pictures of one kind; None where they failed together and are to be halved.
+
+        Halving is left to the caller: an exception that is being handled keeps what the failed
+        forward had on the device.
+        """
+        began = lane.forward_began = time.monotonic()
         try:
-            logits = self.engine.forward(np.stack([item.array for item in batch]))
-            if logits.ndim != 2 or len(logits) != len(batch):
-                raise ValueError(f"engine answered {logits.shape} for {len(batch)} pictures")
+            batch: Any = np.stack([item.array for item in group])  # of the kind's one dtype
+            outcomes = _outcomes(group, self.engine.forward(batch))
+        except EngineLost:
+            raise
         except EngineOutOfMemory:
-            return self._split_for_memory(batch)
+            return self._out_of_memory(group)
         except Exception:
-            if len(batch) > 1:
-                return self._halves(batch)
+            if len(group) > 1:
+                return None
             log.exception("a picture could not be classified")
-            return [(batch[0], InternalError())]
-        finite = np.isfinite(logits).all(axis=1)
-        if not finite.all():
-            log.error("the network answered NaN or infinity", extra={"count": int((~finite).sum())})
-        return [
-            (item, row if good else InternalError())
-            for item, row, good in zip(batch, logits, finite, strict=True)
-        ]
+            return [(group[0], InternalError())]
+        finally:
+            lane.forward_began = None
+        self.cost.observe(len(group), time.monotonic() - began)
+        self._fitted(group)
+        return outcomes
 
-    def _split_for_memory(self, batch: list[_Item]) -> list[_Outcome]:
-        if len(batch) == 1:
-            log.error("the device has no memory for a single picture")
-            return [(batch[0], Overloaded("the device is out of memory; retry later"))]
-        self._fits[batch[0].kind] = len(batch) // 2
-        log.warning("out of device memory", extra={"batch_size_from_now": len(batch) // 2})
-        return self._halves(batch)
+    def _out_of_memory(self, group: list[_Item]) -> list[_Outcome] | None:
+        smaller = max(1, len(group) // 2)
+        self._rooms[group[0].kind] = _Room(smaller)
+        log.warning("out of device memory", extra={"batch_size_from_now": smaller})
+        if len(group) > 1:
+            return None
+        return [(group[0], Overloaded("the device is out of memory; retry later"))]
 
-    def _halves(self, batch: list[_Item]) -> list[_Outcome]:
-        middle = len(batch) // 2
-        return self._forward(batch[:middle]) + self._forward(batch[middle:])
+    def _fitted(self, group: list[_Item]) -> None:
+        """Memory may have been short for a moment only: try more again, but seldom."""
+        room = self._room(group[0].kind)
+        room.fitted += len(group) == room.size
+        if room.fitted == GROW_AFTER:
+            self._rooms[group[0].kind] = _Room(min(2 * room.size, self.max_batch_size))
+
+
+def _outcomes(group: list[_Item], logits: Logits) -> list[_Outcome]:
+    if logits.ndim != 2 or len(logits) != len(group):
+        raise ValueError(f"engine answered {logits.shape} for {len(group)} pictures")
+    finite: NDArray[np.bool_] = np.logical_and.reduce(np.isfinite(logits), axis=1)
+    if not finite.all():
+        log.error("the network answered NaN or infinity", extra={"count": int((~finite).sum())})
+    return [
+        (item, row if good else InternalError())
+        for item, row, good in zip(group, logits, finite, strict=True)
+    ]
 
 
 def _deliver(outcomes: Sequence[_Outcome]) -> None:
@@ -291,3 +381,7 @@ def _settle(outcomes: Sequence[_Outcome]) -> None:
             item.future.set_exception(outcome)
         else:
             item.future.set_result(outcome)
+
+
+def _expire(items: Sequence[_Item]) -> None:
+    _settle([(item, DeadlineExceeded(EXPIRED)) for item in items])

@@ -3,28 +3,28 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-from predictor.bundle.manifest import Manifest, Preprocessing, read_golden_vectors, read_manifest
+from predictor.bundle.manifest import Manifest, read_golden_vectors, read_manifest
 from predictor.errors import (
     BundleError,
     DeadlineExceeded,
-    NotReady,
-    Overloaded,
+    SettingsError,
     WireError,
 )
-from predictor.inference.batcher import EXPIRED, STOPPED, Batcher
-from predictor.inference.decode_pool import DecodePool, ThreadDecodePool
-from predictor.inference.decode_process import ProcessDecodePool
-from predictor.inference.decode_worker import Decoder, Terms
-from predictor.inference.decoding import DecodeLimits, decode
-from predictor.inference.engine import Engine, EngineInput
+from predictor.inference.admission import Admission
+from predictor.inference.batcher import EXPIRED, Batcher
+from predictor.inference.decode_modes import open_pool
+from predictor.inference.decode_pool import DecodePool
+from predictor.inference.decode_worker import Decoder
+from predictor.inference.decoding import decode
+from predictor.inference.engine import Engine, EngineInput, EngineOutOfMemory
 from predictor.inference.pictures import Classification, Picture
+from predictor.inference.turnstile import Turnstile
 from predictor.settings import Settings
 
 
@@ -33,7 +33,8 @@ class Classifier:
 
     Args:
         pool: decodes; closed with the classifier.
-        max_pending: most pictures being decoded or waiting to be; one more is refused.
+        max_pictures: most pictures admitted and not yet answered; one more is refused.
+        weights: turns by caller, in decoding and in the batcher; see `FairQueue`.
     """
 
     def __init__(
@@ -42,13 +43,22 @@ class Classifier:
         batcher: Batcher,
         pool: DecodePool,
         *,
-        max_pending: int = 256,
+        max_pictures: int = 256,
+        weights: Mapping[str, int] | None = None,
     ) -> None:
         self.manifest = manifest
         self._batcher = batcher
         self._pool = pool
-        self._max_pending = max_pending
-        self._pending = 0
+        # Twice: the next picture is at hand when a worker gets free, without asking the loop.
+        self._turnstile = Turnstile(2 * pool.workers, weights)
+        self.admission = Admission(
+            batcher.cost,
+            decode_workers=pool.workers,
+            lanes=batcher.engine.lanes,
+            max_batch_size=batcher.max_batch_size,
+            max_pictures=max_pictures,
+            weights=weights,
+        )
 
     @property
     def engine_name(self) -> str:
@@ -66,12 +76,22 @@ class Classifier:
     def queue_depth(self) -> int:
         return self._batcher.queue_depth
 
+    @property
+    def longest_forward_s(self) -> float:
+        """Seconds since the oldest forward that still runs began; 0 when none runs."""
+        return self._batcher.longest_forward_s
+
     async def classify(
-        self, pictures: Sequence[Picture], *, deadline: float | None = None
+        self,
+        pictures: Sequence[Picture],
+        *,
+        caller: str | None = None,
+        deadline: float | None = None,
     ) -> list[Classification]:
         """Classify the pictures of one request, in order.
 
         Args:
+            caller: whose turns it uses; None where callers are not told apart.
             deadline: `time.monotonic()` after which nobody wants the answer.
 
         Raises:
@@ -80,35 +100,63 @@ class Classifier:
         """
         if deadline is not None and time.monotonic() >= deadline:
             raise DeadlineExceeded(EXPIRED)
-        with self._batcher.expect(len(pictures)):
-            crops = await self._prepare_all(pictures, deadline)
-        logits = await self._batcher.submit_many(crops, deadline=deadline)
-        return [self._answer(row) for row in logits]
+        count, lane = len(pictures), caller or ""
+        with (
+            self.admission.enter(count, caller=caller, deadline=deadline) as visit,
+            self._batcher.expect(count) as announcement,
+        ):
+            crops = await self._prepare_all(pictures, lane, deadline)
+            self.admission.decoded(visit)
+            logits = await self._batcher.submit_many(
+                crops, caller=lane, deadline=deadline, announcement=announcement
+            )
+            return [self._answer(row) for row in logits]
+
+    def abandon(self) -> None:
+        """Fail what waits for a device that will not answer any more."""
+        self._batcher.abandon()
 
     async def close(self) -> None:
         """End the pool and the device thread; what still waits gets NotReady."""
+        self._turnstile.close()
         self._pool.close()
         await self._batcher.stop()
 
     async def _prepare_all(
-        self, pictures: Sequence[Picture], deadline: float | None
+        self, pictures: Sequence[Picture], caller: str, deadline: float | None
     ) -> list[EngineInput]:
-        if self._pending + len(pictures) > self._max_pending:
-            raise Overloaded("too many pictures wait to be decoded; retry later")
-        self._pending += len(pictures)
-        futures: list[asyncio.Future[EngineInput]] = []
+        left = None if deadline is None else deadline - time.monotonic()
         try:
-            for picture in pictures:
-                futures.append(self._pool.submit(picture, deadline))
-            return [await _placed(f, index, len(futures)) for index, f in enumerate(futures)]
-        except RuntimeError:  # the pool is shut down
-            raise NotReady(STOPPED) from None
+            async with asyncio.timeout(left):
+                if len(pictures) == 1:
+                    return [await self._prepare_in_turn(pictures[0], caller, deadline)]
+                return await self._prepare_several(pictures, caller, deadline)
+        except TimeoutError:
+            raise DeadlineExceeded(EXPIRED) from None
+
+    async def _prepare_several(
+        self, pictures: Sequence[Picture], caller: str, deadline: float | None
+    ) -> list[EngineInput]:
+        tasks = [
+            asyncio.ensure_future(self._prepare_in_turn(picture, caller, deadline))
+            for picture in pictures
+        ]
+        try:
+            return [await _placed(task, index) for index, task in enumerate(tasks)]
         finally:
-            for future in futures:
-                future.cancel()
-                # A later picture's failure is nobody's news once the first has failed.
-                future.add_done_callback(_retrieve)
-            self._pending -= len(pictures)
+            for task in tasks:
+                task.cancel()  # and asyncio says nothing of a later picture's failure
+
+    async def _prepare_in_turn(
+        self, picture: Picture, caller: str, deadline: float | None
+    ) -> EngineInput:
+        await self._turnstile.enter(caller)
+        try:
+            crop, took = await self._pool.submit(picture, deadline)
+            self.admission.decode_took(took)
+            return crop
+        finally:
+            self._turnstile.leave()
 
     def _answer(self, logits: NDArray[np.float32]) -> Classification:
         probabilities = softmax(logits, self.manifest.temperature)
@@ -130,7 +178,7 @@ def load_classifier(settings: Settings) -> Classifier:
 
     Raises:
         BundleError: the bundle is refused.
-        SettingsError: the device is not to be had.
+        SettingsError: the device is not to be had, or too small for the largest batch.
     """
     manifest = read_manifest(settings.model.path, allow_pth=settings.model.allow_pth)
 
@@ -143,50 +191,43 @@ def load_classifier(settings: Settings) -> Classifier:
         device=settings.model.device,
         dtype=settings.model.dtype,
     )
+    largest = settings.batching.max_batch_size
+    try:
+        engine.warm_up(batch_sizes(largest))
+        replay(manifest, engine, engine.tolerance)
+    except EngineOutOfMemory:
+        raise SettingsError(
+            f"batching.max_batch_size: {largest} pictures do not fit into the memory of "
+            f"{engine.device}; set a smaller one"
+        ) from None
+    return build_classifier(manifest, engine, settings)
+
+
+def build_classifier(
+    manifest: Manifest, engine: Engine, settings: Settings, decoder: Decoder = decode
+) -> Classifier:
+    """Put a warm engine to work as the settings say.
+
+    Raises:
+        StartupError: the decoder processes do not start.
+    """
     batching = settings.batching
-    engine.warm_up(batch_sizes(batching.max_batch_size))
-    replay(manifest, engine, engine.tolerance)
+    pool = open_pool(settings, manifest.preprocessing, decoder)
     batcher = Batcher(
         engine,
         max_batch_size=batching.max_batch_size,
         max_queue=batching.max_queue,
         max_wait_s=batching.max_wait_ms / 1000,
+        weights=batching.weights,
     )
     batcher.start()
     return Classifier(
         manifest,
         batcher,
-        open_pool(settings, manifest.preprocessing),
-        max_pending=batching.max_queue,
+        pool,
+        max_pictures=batching.max_queue,
+        weights=batching.weights,
     )
-
-
-def open_pool(
-    settings: Settings, preprocessing: Preprocessing, decoder: Decoder = decode
-) -> DecodePool:
-    """Start what the settings ask for.
-
-    Raises:
-        StartupError: no decoder process can be started.
-    """
-    limits, decoding = settings.limits, settings.decoding
-    workers = decoding.workers or len(os.sched_getaffinity(0))
-    decode_limits = DecodeLimits(
-        max_bytes=limits.max_image_bytes,
-        max_pixels=limits.max_pixels,
-        max_side=limits.max_side,
-        min_side=limits.min_side,
-        max_aspect_ratio=limits.max_aspect_ratio,
-        max_resized_pixels=limits.max_resized_pixels,
-        max_jpeg_scans=limits.max_jpeg_scans,
-        max_segments=limits.max_segments,
-    )
-    if decoding.mode == "thread":
-        return ThreadDecodePool(preprocessing, decode_limits, workers=workers, decoder=decoder)
-    terms = Terms(
-        decoder, preprocessing, decode_limits, decoding.max_cpu_s, decoding.max_memory_bytes
-    )
-    return ProcessDecodePool(terms, workers=workers)
 
 
 def batch_sizes(largest: int) -> list[int]:
@@ -216,12 +257,8 @@ def replay(manifest: Manifest, engine: Engine, tolerance: float) -> float:
     return difference
 
 
-async def _placed(future: asyncio.Future[EngineInput], index: int, count: int) -> EngineInput:
+async def _placed(future: asyncio.Future[EngineInput], index: int) -> EngineInput:
     try:
         return await future
     except WireError as error:
-        raise (error.at(f"image[{index}]") if count > 1 else error) from None
-
-
-def _retrieve(future: asyncio.Future[EngineInput]) -> object:
-    return future.cancelled() or future.exception()
+        raise error.at(f"image[{index}]") from None

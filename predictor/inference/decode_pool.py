@@ -5,33 +5,43 @@ from __future__ import annotations
 import asyncio
 import time
 from concurrent.futures import ThreadPoolExecutor
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from predictor.bundle.manifest import Preprocessing
-from predictor.errors import DeadlineExceeded, InvalidRequest
-from predictor.inference.batcher import EXPIRED
+from predictor.errors import DeadlineExceeded, InvalidRequest, NotReady
+from predictor.inference.batcher import EXPIRED, STOPPED
 from predictor.inference.decode_worker import Decoder
 from predictor.inference.decoding import DecodeLimits, decode, prepare
 from predictor.inference.engine import EngineInput
 from predictor.inference.pictures import EncodedImage, Picture, Pixels
 
 
+class Prepared(NamedTuple):
+    """What the network sees of a picture, and the seconds a worker was at it."""
+
+    crop: EngineInput
+    took_s: float
+
+
 class DecodePool(Protocol):
     """A bounded number of workers that turn pictures into what the network sees."""
 
-    def submit(self, picture: Picture, deadline: float | None) -> asyncio.Future[EngineInput]:
+    workers: int
+    """Pictures decoded at once."""
+
+    def submit(self, picture: Picture, deadline: float | None) -> asyncio.Future[Prepared]:
         """Queue a picture. Cancelling the future takes it out of the queue.
 
         Args:
             deadline: `time.monotonic()` after which nobody wants the result.
 
         Raises:
-            RuntimeError: the pool is closed. The future raises WireErrors.
+            NotReady: the pool is closed. The future raises this and other WireErrors.
         """
         ...
 
     def close(self) -> None:
-        """Cancel what is queued and let go of the workers, without waiting for them."""
+        """Fail what is queued with NotReady; let go of the workers, without waiting for them."""
         ...
 
 
@@ -54,26 +64,37 @@ class ThreadDecodePool:
         self._preprocessing = preprocessing
         self._limits = limits
         self._decoder = decoder
+        self.workers = workers
+        self._closed = False
         self._executor = ThreadPoolExecutor(workers, thread_name_prefix="decode")
 
-    def submit(self, picture: Picture, deadline: float | None) -> asyncio.Future[EngineInput]:
+    def submit(self, picture: Picture, deadline: float | None) -> asyncio.Future[Prepared]:
+        if self._closed:
+            raise NotReady(STOPPED)
         loop = asyncio.get_running_loop()
         return loop.run_in_executor(self._executor, self._prepare, picture, deadline)
 
     def close(self) -> None:
-        self._executor.shutdown(wait=False, cancel_futures=True)
+        self._closed = True
+        self._executor.shutdown(wait=False)
 
-    def _prepare(self, picture: Picture, deadline: float | None) -> EngineInput:
-        refuse_expired(deadline)
+    def _prepare(self, picture: Picture, deadline: float | None) -> Prepared:
+        if self._closed:  # the executor still empties its queue
+            raise NotReady(STOPPED)
+        began = refuse_expired(deadline)
         if isinstance(picture, EncodedImage):
-            return self._decoder(picture.data, self._preprocessing, self._limits)
-        return prepare_decoded(picture, self._preprocessing, self._limits)
+            crop: EngineInput = self._decoder(picture.data, self._preprocessing, self._limits)
+        else:
+            crop = prepare_decoded(picture, self._preprocessing, self._limits)
+        return Prepared(crop, time.monotonic() - began)
 
 
-def refuse_expired(deadline: float | None) -> None:
-    """Raise DeadlineExceeded when `deadline` has passed."""
-    if deadline is not None and time.monotonic() >= deadline:
+def refuse_expired(deadline: float | None) -> float:
+    """Return `time.monotonic()`, or raise DeadlineExceeded when it is past `deadline`."""
+    now = time.monotonic()
+    if deadline is not None and now >= deadline:
         raise DeadlineExceeded(EXPIRED)
+    return now
 
 
 def prepare_decoded(

@@ -29,7 +29,7 @@ from predictor.errors import (
     WireError,
 )
 from predictor.inference.batcher import EXPIRED, STOPPED
-from predictor.inference.decode_pool import prepare_decoded, refuse_expired
+from predictor.inference.decode_pool import Prepared, prepare_decoded, refuse_expired
 from predictor.inference.decode_worker import (
     BROKEN,
     OUT_OF_MEMORY,
@@ -57,7 +57,7 @@ with short deadlines spend our processes at less than they cost."""
 RECYCLE_AFTER: Final = 10_000
 MAX_TEXT: Final = 4096
 
-_Job: TypeAlias = tuple[Picture, float | None, "Future[EngineInput]"]
+_Job: TypeAlias = tuple[Picture, float | None, "Future[Prepared]"]
 
 
 class ProcessDecodePool:
@@ -73,6 +73,7 @@ class ProcessDecodePool:
     """
 
     def __init__(self, terms: Terms, *, workers: int, recycle_after: int = RECYCLE_AFTER) -> None:
+        self.workers = workers
         self._terms = terms
         self._recycle_after = recycle_after
         self._nursery = Nursery(terms)
@@ -95,12 +96,11 @@ class ProcessDecodePool:
             threading.Thread(
                 target=self._serve, args=(decoder,), name="decode", daemon=True
             ).start()
-        self._workers = workers
 
-    def submit(self, picture: Picture, deadline: float | None) -> asyncio.Future[EngineInput]:
+    def submit(self, picture: Picture, deadline: float | None) -> asyncio.Future[Prepared]:
         if self._closed:
-            raise RuntimeError("the pool is closed")
-        future: Future[EngineInput] = Future()
+            raise NotReady(STOPPED)
+        future: Future[Prepared] = Future()
         self._jobs.put((picture, deadline, future))
         return asyncio.wrap_future(future)
 
@@ -111,9 +111,9 @@ class ProcessDecodePool:
                 job = self._jobs.get_nowait()
             except queue.Empty:
                 break
-            if job is not None:
-                job[2].cancel()
-        for _ in range(self._workers):
+            if job is not None and job[2].set_running_or_notify_cancel():
+                job[2].set_exception(NotReady(STOPPED))
+        for _ in range(self.workers):
             self._jobs.put(None)
         self._nursery.close()
 
@@ -124,13 +124,14 @@ class ProcessDecodePool:
             if not future.set_running_or_notify_cancel():
                 continue
             try:
-                refuse_expired(deadline)
+                began = refuse_expired(deadline)
                 if isinstance(picture, EncodedImage):
                     decoder = self._usable(decoder)
-                    future.set_result(decoder.decode(picture.data, deadline))
+                    crop: EngineInput = decoder.decode(picture.data, deadline)
                 else:
-                    terms = self._terms
-                    future.set_result(prepare_decoded(picture, terms.preprocessing, terms.limits))
+                    crop = prepare_decoded(picture, self._terms.preprocessing, self._terms.limits)
+                future.set_result(Prepared(crop, time.monotonic() - began))
+                del crop
             except BaseException as error:
                 future.set_exception(error)
             del job, picture, future  # else a waiting worker keeps the last picture alive

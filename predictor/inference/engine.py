@@ -15,13 +15,19 @@ class EngineOutOfMemory(Exception):
     """The device has no room for a batch of this size; a smaller one may fit."""
 
 
+class EngineLost(Exception):
+    """The device answers nothing any more; only a new process gets it back."""
+
+
 class Engine(Protocol):
-    """A network on a device. Called from one thread only, never from the event loop."""
+    """A network on a device. Never called from the event loop."""
 
     name: str
     """``torch`` or ``onnx``; a metric label and part of the model's metadata."""
     device: str
     """``cpu``, ``cuda:0``."""
+    lanes: int
+    """Threads that may call `forward` at the same time, and together keep the device busy."""
 
     def forward(self, batch: EngineInput) -> NDArray[np.float32]:
         """Classify a batch.
@@ -35,6 +41,7 @@ class Engine(Protocol):
 
         Raises:
             EngineOutOfMemory: the batch does not fit; the engine is still usable.
+            EngineLost: it is not.
         """
         ...
 

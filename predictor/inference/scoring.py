@@ -11,17 +11,29 @@ import asyncio
 import csv
 import hashlib
 import json
+import logging
 import os
 import stat
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final
 
-from predictor.errors import InvalidImage, PayloadTooLarge, SettingsError, WireError
+from predictor.errors import (
+    InternalError,
+    InvalidImage,
+    PayloadTooLarge,
+    SettingsError,
+    WireError,
+)
 from predictor.inference.classifier import Classifier
 from predictor.inference.pictures import Classification, EncodedImage
 
+log = logging.getLogger(__name__)
+
+CONCURRENCY: Final = 8
+"""Files in memory at once, so that the next is decoded while one is on the device."""
 SUFFIXES: Final = (".jpg", ".jpeg", ".png", ".webp")
 FORMATS: Final = (".jsonl", ".csv", ".parquet")
 FIELDS: Final = (
@@ -44,24 +56,27 @@ class Summary:
 def find_pictures(paths: Iterable[Path]) -> list[Path]:
     """List the files to score: what is named, and what looks like a picture in folders.
 
-    Folders are walked in sorted order without following links to folders.
+    Folders are walked in sorted order without following links to folders. What cannot be read is
+    listed, too, a folder included: it gets a line in the results instead of being left out.
 
     Raises:
         SettingsError: a path that does not exist.
     """
     found: list[Path] = []
+
+    def unreadable(error: OSError) -> None:
+        found.append(Path(error.filename))
+
     for path in paths:
-        if not path.exists():
-            raise SettingsError(f"{path}: no such file or folder")
+        if not os.path.exists(path):  # unlike Path.exists, also where a folder cannot be searched
+            raise SettingsError(f"{path}: no such file or folder, or not allowed to look")
         if not path.is_dir():
             found.append(path)
             continue
-        for folder, folders, names in os.walk(path):
+        for folder, folders, names in os.walk(path, onerror=unreadable):
             folders.sort()
             found += [
-                Path(folder, name)
-                for name in sorted(names)
-                if name.lower().endswith(SUFFIXES) and Path(folder, name).is_file()
+                Path(folder, name) for name in sorted(names) if name.lower().endswith(SUFFIXES)
             ]
     return list(dict.fromkeys(found))
 
@@ -72,43 +87,57 @@ async def score_paths(
     output: Path,
     *,
     resume: bool = True,
-    concurrency: int = 8,
+    concurrency: int = CONCURRENCY,
     max_bytes: int = 10 * 1024 * 1024,
     progress: Progress | None = None,
 ) -> Summary:
     """Classify `files` and write `output`; never stopped by a bad file.
 
     Args:
-        resume: keep results of an earlier run for files whose size and time are unchanged,
-            where the model is the same.
+        resume: keep verdicts of an earlier run for files whose size and time are unchanged,
+            where the model is the same. What was refused is tried again.
         concurrency: files in memory at once.
         progress: called with the number of files done since the last call.
 
     Raises:
-        SettingsError: a format that is not written here, or a place that cannot be.
+        SettingsError: a format that is not written here, a place that cannot be, or a file
+            there that holds something else.
     """
-    if output.suffix not in FORMATS:
-        raise SettingsError(f"--output: {output.name} must end in {', '.join(FORMATS)}")
+    _check_format(output)
     journal = output if output.suffix == ".jsonl" else output.with_suffix(".jsonl")
-    digest = classifier.manifest.digest
-    done = _read_journal(journal, digest) if resume else {}
-    kept = [path for path in files if _same(done.get(str(path)), path)]
-    remaining = [path for path in files if path not in set(kept)]
-    if progress is not None:
-        progress(len(kept))
     try:
-        _rewrite(journal, [done[str(path)] for path in kept])
-        refused = await _score(classifier, remaining, journal, concurrency, max_bytes, progress)
+        done = _read_journal(journal, classifier.manifest.digest) if resume else {}
+        kept = {path: done[str(path)] for path in files if _same(done.get(str(path)), path)}
+        remaining = [path for path in files if path not in kept]
+        if progress is not None:
+            progress(len(kept))
+        _rewrite(journal, kept.values())
+        refused = await _score(
+            classifier,
+            remaining,
+            journal,
+            concurrency=concurrency,
+            max_bytes=max_bytes,
+            progress=progress,
+        )
         _convert(journal, output)
     except OSError as error:
         raise SettingsError(f"--output: cannot write {output}: {error.strerror}") from None
     return Summary(len(remaining) - refused, refused, len(kept))
 
 
+def _check_format(output: Path) -> None:
+    if output.suffix not in FORMATS:
+        raise SettingsError(f"--output: {output.name} must end in {', '.join(FORMATS)}")
+    if output.suffix == ".parquet" and find_spec("pyarrow") is None:
+        raise SettingsError("--output: .parquet needs pyarrow: pip install realfake[parquet]")
+
+
 async def _score(
     classifier: Classifier,
     files: Sequence[Path],
     journal: Path,
+    *,
     concurrency: int,
     max_bytes: int,
     progress: Progress | None,
@@ -127,9 +156,12 @@ async def _score(
                 if progress is not None:
                     progress(1)
 
-        async with asyncio.TaskGroup() as group:
-            for _ in range(max(1, min(concurrency, len(files)))):
-                group.create_task(worker())
+        try:
+            async with asyncio.TaskGroup() as group:
+                for _ in range(max(1, min(concurrency, len(files)))):
+                    group.create_task(worker())
+        except ExceptionGroup as failed:  # the disk is full; one reason is enough
+            raise failed.exceptions[0] from None
     return refused
 
 
@@ -143,6 +175,9 @@ async def _record(classifier: Classifier, path: Path, max_bytes: int) -> dict[st
         [answer] = await classifier.classify([EncodedImage(data)])
     except WireError as error:
         record["code"], record["error"] = error.code, error.message
+    except Exception:  # out of memory, say: it is this file's result, not the end of the run
+        log.exception("a file could not be classified")
+        record["code"], record["error"] = InternalError.code, "internal error; the log says more"
     else:
         record |= _answer(classifier.manifest.label_names, answer)
     return record
@@ -159,9 +194,8 @@ def _answer(labels: Sequence[str], answer: Classification) -> dict[str, Any]:
 def _read(path: Path, max_bytes: int, record: dict[str, Any]) -> bytes:
     """Read a file that may be anything by now; a FIFO must not hold up the run."""
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
-        with os.fdopen(descriptor, "rb") as file:
-            facts = os.fstat(descriptor)
+        with open(path, "rb", opener=_without_waiting) as file:
+            facts = os.fstat(file.fileno())
             if not stat.S_ISREG(facts.st_mode):
                 raise InvalidImage("not a regular file")
             record["size"], record["modified"] = facts.st_size, facts.st_mtime_ns
@@ -176,19 +210,38 @@ def _read(path: Path, max_bytes: int, record: dict[str, Any]) -> bytes:
     return data
 
 
+def _without_waiting(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NONBLOCK)
+
+
 def _read_journal(journal: Path, digest: str) -> dict[str, dict[str, Any]]:
-    """Results of an earlier run by path; a line that was torn by a crash is dropped."""
+    """Verdicts of an earlier run by path; a line that was torn by a crash is dropped.
+
+    Raises:
+        SettingsError: it holds something else, which must not be overwritten.
+    """
     done: dict[str, dict[str, Any]] = {}
-    if not journal.is_file():
+    if not journal.exists():
         return done
-    for line in journal.read_text(encoding="utf-8", errors="replace").splitlines():
-        try:
-            record = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(record, dict) and record.get("model_digest") == digest:
-            done[str(record.get("path"))] = record
+    with journal.open(encoding="utf-8", errors="replace") as lines:
+        for line in lines:
+            try:
+                record = json.loads(line)
+            except ValueError:
+                continue
+            if not isinstance(record, dict) or "model_digest" not in record:
+                raise SettingsError(
+                    f"--output: {journal} holds something else than results; name another file, "
+                    "or give --no-resume to overwrite it"
+                )
+            if _is_verdict(record, digest):
+                done[record["path"]] = record
     return done
+
+
+def _is_verdict(record: dict[str, Any], digest: str) -> bool:
+    ours = record.keys() == set(FIELDS) and record["model_digest"] == digest
+    return ours and record["code"] is None and isinstance(record["path"], str)
 
 
 def _same(record: dict[str, Any] | None, path: Path) -> bool:
@@ -225,6 +278,8 @@ def _rows(journal: Path) -> Iterator[dict[str, Any]]:
         for line in lines:
             row = json.loads(line)
             row["probabilities"] = row["probabilities"] and json.dumps(row["probabilities"])
+            # A name that is not UTF-8 cannot be written as text; the journal keeps it as it is.
+            row["path"] = row["path"].encode("utf-8", "backslashreplace").decode()
             yield row
 
 
@@ -236,13 +291,9 @@ def _write_csv(journal: Path, output: Path) -> None:
 
 
 def _write_parquet(journal: Path, output: Path) -> None:
-    try:
-        import pyarrow as pa
-        from pyarrow import parquet
-    except ImportError:
-        raise SettingsError(
-            "--output: .parquet needs pyarrow: pip install realfake[parquet]"
-        ) from None
+    import pyarrow as pa
+    from pyarrow import parquet
+
     types = {"size": pa.int64(), "modified": pa.int64(), "fake_prob": pa.float64()}
     schema = pa.schema([(name, types.get(name, pa.string())) for name in FIELDS])
     with parquet.ParquetWriter(output, schema) as writer:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Literal, TypeAlias
@@ -13,7 +12,8 @@ from numpy.typing import NDArray
 
 from predictor.bundle.manifest import Preprocessing
 from predictor.errors import SettingsError
-from predictor.inference.engine import EngineInput, EngineOutOfMemory
+from predictor.inference.cpus import usable_cpus
+from predictor.inference.engine import EngineInput, EngineLost, EngineOutOfMemory
 
 Dtype: TypeAlias = Literal["auto", "fp32", "fp16", "bf16"]
 
@@ -21,13 +21,17 @@ _HALF = {"fp16": torch.float16, "bf16": torch.bfloat16}
 
 
 class TorchEngine:
-    """A module on a device. Called from one thread only.
+    """A module on a device.
+
+    A GPU has one lane. A CPU has one for each core, where a forward keeps to one thread: forwards
+    that share their cores with decoding, and with one another, spend most of their time waiting
+    for the slowest of their threads (measured with `make overload`: a ninth of the throughput).
 
     Args:
         module: (N, 3, H, W) normalised in, logits (N, K) out; in evaluation mode.
         device: `auto` takes the first GPU when there is one.
         dtype: `auto` is fp32 on the CPU and fp16 autocast on CUDA.
-        threads: for CPU arithmetic; None takes the CPUs this process may use.
+        lanes: forwards at once on a CPU; None takes the CPUs this process may use.
 
     Raises:
         SettingsError: a device or dtype that is not to be had here.
@@ -42,17 +46,21 @@ class TorchEngine:
         *,
         device: str = "auto",
         dtype: Dtype = "auto",
-        threads: int | None = None,
+        lanes: int | None = None,
     ) -> None:
         self._device = _resolve(device)
         self.device = str(self._device)
         self._half = _half(dtype, self._device)
+        self.lanes = 1
         if self._device.type == "cpu":
-            torch.set_num_threads(threads or len(os.sched_getaffinity(0)))
-        self._module = module.eval().to(self._device, memory_format=torch.channels_last)
+            self.lanes = lanes or usable_cpus()
+            torch.set_num_threads(1)
+        self._module = module.eval().to(self._device).to(memory_format=torch.channels_last)
         mean = torch.tensor(preprocessing.mean, device=self._device).view(1, 3, 1, 1)
         std = torch.tensor(preprocessing.std, device=self._device).view(1, 3, 1, 1)
         self._mean, self._std = mean, std
+        # A tensor: by a number, CUDA would multiply with the rounded reciprocal instead.
+        self._white = torch.tensor(255.0, device=self._device)
         self._input_size = preprocessing.input_size
 
     @property
@@ -65,10 +73,16 @@ class TorchEngine:
         try:
             with torch.inference_mode(), self._autocast():
                 logits = self._module(self._to_device(batch))
-                return logits.float().cpu().numpy()
+                answers: NDArray[np.float32] = logits.float().cpu().numpy()
+                return answers
         except torch.cuda.OutOfMemoryError:
-            torch.cuda.empty_cache()
-            raise EngineOutOfMemory from None
+            pass  # while it is handled, its traceback keeps the batch's activations alive
+        except torch.AcceleratorError:
+            if not self._answers():
+                raise EngineLost from None
+            raise
+        torch.cuda.empty_cache()
+        raise EngineOutOfMemory
 
     def warm_up(self, batch_sizes: Sequence[int]) -> None:
         """See `Engine.warm_up`; both kinds of input."""
@@ -76,6 +90,14 @@ class TorchEngine:
         for size in batch_sizes:
             self.forward(np.zeros((size, height, width, 3), dtype=np.uint8))
             self.forward(np.zeros((size, 3, height, width), dtype=np.float32))
+
+    def _answers(self) -> bool:
+        """Whether the device can still be used: some CUDA errors come back on every later call."""
+        try:
+            torch.cuda.synchronize(self._device)
+        except RuntimeError:
+            return False
+        return True
 
     def _to_device(self, batch: EngineInput) -> torch.Tensor:
         host = torch.from_numpy(np.ascontiguousarray(batch))
@@ -85,7 +107,7 @@ class TorchEngine:
         if tensor.dtype == torch.uint8:
             # NHWC seen as NCHW is channels_last already; the same arithmetic as ToTensor and
             # Normalize, in the same order, so that answers match timm's to the last bit.
-            return ((tensor.permute(0, 3, 1, 2).float() / 255) - self._mean) / self._std
+            return ((tensor.permute(0, 3, 1, 2).float() / self._white) - self._mean) / self._std
         return tensor.contiguous(memory_format=torch.channels_last)
 
     def _autocast(self) -> AbstractContextManager[object]:

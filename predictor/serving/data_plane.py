@@ -62,7 +62,7 @@ class RealFakeDataPlane(DataPlane):  # type: ignore[misc]  # kserve ships no typ
             WireError: every failure a caller can be told about.
         """
         if not self.lifecycle.is_serving:
-            raise NotReady("the model is still loading; try again shortly")
+            raise NotReady(f"not ready: {self.lifecycle.state.value}; try again shortly")
         self.find(name, version)
         reply: ReplyT
         reply, _ = await self.infer(name, request)

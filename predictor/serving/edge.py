@@ -10,7 +10,6 @@ import asyncio
 import logging
 import math
 import time
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -113,20 +112,21 @@ class Edge:
             if exchange.match.allowed:
                 raise MethodNotAllowed(f"use {' or '.join(exchange.match.allowed)} here")
             raise NotFound("no such route")
-        place: AbstractContextManager[None] = nullcontext()
-        if route.inference:
-            place = self._policy.admit()
-        with place, self._policy.bytes.hold() as hold:
-            request = HttpRequest(
-                method=exchange.method,
-                path_params=exchange.match.params,
-                headers=exchange.headers,
-                request_id=exchange.request_id,
-                arrived=exchange.arrived,
-                deadline=self._policy.deadline(exchange.headers.get("x-request-timeout-ms")),
-            )
-            if not route.inference:
-                return await route.handler(request)
+        request = HttpRequest(
+            method=exchange.method,
+            path_params=exchange.match.params,
+            headers=exchange.headers,
+            request_id=exchange.request_id,
+            arrived=exchange.arrived,
+            deadline=self._policy.deadline(exchange.headers.get("x-request-timeout-ms")),
+            key_id=exchange.key_id,
+        )
+        if not route.inference:
+            return await route.handler(request)
+        with (
+            self._policy.admit(exchange.key_id, request.deadline),
+            self._policy.bytes.hold() as hold,
+        ):
             request.body = await self._body(exchange, receive, hold)
             return await _run(route.handler(request), receive, request.deadline)
 

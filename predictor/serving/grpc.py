@@ -16,12 +16,14 @@ from predictor.errors import DeadlineExceeded, InvalidRequest, StartupError
 from predictor.inference.pictures import Classification
 from predictor.protocol import v2
 from predictor.protocol.schemas import InputTensor, ModelDescription, OutputTensor, RequestedOutput
+from predictor.security.certificates import CertificateStore
 from predictor.serving.data_plane import RealFakeDataPlane
-from predictor.serving.grpc_edge import GrpcEdge
+from predictor.serving.grpc_edge import GrpcEdge, caller_var
 from predictor.serving.grpc_reading import MessageReader, connection_options
 from predictor.serving.health import V2_SERVICE, HealthServicer
 from predictor.serving.model import Job, WireRequest
 from predictor.serving.policy import LATE, Policy
+from predictor.serving.tls import grpc_credentials
 from predictor.settings import Settings
 
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
@@ -38,7 +40,7 @@ class InferenceServicer:
         self._max_pictures = max_pictures
 
     async def ServerLive(self, request: Any, context: Context) -> Any:
-        return pb.ServerLiveResponse(live=True)
+        return pb.ServerLiveResponse(live=self._plane.lifecycle.is_live)
 
     async def ServerReady(self, request: Any, context: Context) -> Any:
         return pb.ServerReadyResponse(ready=await self._plane.ready())
@@ -67,8 +69,11 @@ class InferenceServicer:
         deadline = self._policy.deadline(
             metadata.get("x-request-timeout-ms"), context.time_remaining()
         )
-        wire = WireRequest(partial(self._parse, request), request.ByteSize(), arrived, deadline)
-        with self._policy.admit():
+        caller = caller_var.get()
+        wire = WireRequest(
+            partial(self._parse, request), request.ByteSize(), arrived, deadline, caller
+        )
+        with self._policy.admit(caller, deadline):
             try:
                 async with asyncio.timeout(max(0.0, deadline - arrived)):
                     return await self._plane.answer(request.model_name, request.model_version, wire)
@@ -164,15 +169,18 @@ class GrpcServer:
         self._health = HealthServicer(plane, limits.max_connections)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
 
-    def bind(self, host: str, port: int) -> int:
-        """Open the port and return its number (a free one for port 0).
+    def bind(self, host: str, port: int, certificates: CertificateStore | None = None) -> int:
+        """Open the port, with TLS given certificates, and return its number (a free one for 0).
 
         Raises:
             StartupError: it is taken, or not ours to open.
         """
         address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
         try:
-            bound = self._server.add_insecure_port(address)
+            if certificates is None:
+                bound = self._server.add_insecure_port(address)
+            else:
+                bound = self._server.add_secure_port(address, grpc_credentials(certificates))
         except RuntimeError:
             bound = 0
         if bound == 0:

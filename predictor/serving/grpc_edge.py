@@ -6,6 +6,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable
+from contextvars import ContextVar
 from typing import Any, Final, NoReturn, TypeAlias
 
 import grpc
@@ -35,6 +36,9 @@ PUBLIC: Final = frozenset(
 )
 ERROR_DOMAIN: Final = "realfake"
 
+caller_var: Final[ContextVar[str | None]] = ContextVar("caller", default=None)
+"""Id of the API key of the call that is being served."""
+
 
 class GrpcEdge(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # not generic when run
     """Request id, API key, one status, one access log line."""
@@ -49,8 +53,11 @@ class GrpcEdge(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # not gen
         handler_call_details: grpc.HandlerCallDetails,
     ) -> Any:
         handler = await continuation(handler_call_details)
-        if handler is None or handler.unary_unary is None:  # unknown, or Health/Watch
-            return handler
+        if handler is None:
+            return None
+        if handler.unary_unary is None:
+            # A stream does not pass the policy, so only a public one exists.
+            return handler if handler_call_details.method in PUBLIC else None
         behavior = self._reader.reading(handler.unary_unary, handler.request_deserializer)
         return grpc.stream_unary_rpc_method_handler(
             self._wrap(handler_call_details.method, behavior),
@@ -73,6 +80,7 @@ class GrpcEdge(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # not gen
             try:
                 if method not in PUBLIC:
                     record["key_id"] = self._policy.authenticate(_raw_metadata(context))
+                caller_var.set(record["key_id"])
                 answer = await behavior(request, context)
                 code = "OK"
                 return answer
@@ -80,8 +88,9 @@ class GrpcEdge(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # not gen
                 code = error.code
                 await _abort(context, error, identity)
             except asyncio.CancelledError:
-                if context.cancelled() or context.done():
-                    raise  # the caller hung up or its deadline passed
+                task = asyncio.current_task()
+                if task is not None and task.cancelling():
+                    raise  # by gRPC: the caller hung up or its deadline passed
                 # Something below us was cancelled; unanswered, the caller would wait forever.
                 stopping = NotReady("the server is stopping; retry on another replica")
                 code = stopping.code

@@ -38,6 +38,7 @@ class HttpRequest:
         headers: lower-case names; the first value where a name repeats.
         arrived: `time.monotonic()` when the headers were read.
         deadline: `time.monotonic()` by which to answer.
+        key_id: of the caller's API key; None where none is asked for.
     """
 
     method: str
@@ -46,6 +47,7 @@ class HttpRequest:
     request_id: str
     arrived: float
     deadline: float
+    key_id: str | None = None
     body: bytes = b""
 
     @property

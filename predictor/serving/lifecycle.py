@@ -1,7 +1,10 @@
-"""The four states of the process, and who may ask what in each.
+"""The states of the process, and who may ask what in each.
 
     starting ──► ready ──► draining ──► stopped
-        └───────────────────►─┘
+        │          │           │           ▲
+        └──────────┴───────────┴─► failed ─┘
+
+Any state can also go straight to stopped.
 
 ============  =======  =====  =========
 state         live     ready  inference
@@ -9,6 +12,7 @@ state         live     ready  inference
 starting      yes      no     NOT_READY
 ready         yes      yes    served
 draining      yes      no     served (load balancers learn late that we leave)
+failed        no       no     NOT_READY (the device is lost; the process is about to end)
 stopped       no       no     refused
 ============  =======  =====  =========
 """
@@ -23,13 +27,15 @@ class State(Enum):
     STARTING = "starting"
     READY = "ready"
     DRAINING = "draining"
+    FAILED = "failed"
     STOPPED = "stopped"
 
 
 _NEXT = {
-    State.STARTING: {State.READY, State.DRAINING, State.STOPPED},
-    State.READY: {State.DRAINING, State.STOPPED},
-    State.DRAINING: {State.STOPPED},
+    State.STARTING: {State.READY, State.DRAINING, State.FAILED, State.STOPPED},
+    State.READY: {State.DRAINING, State.FAILED, State.STOPPED},
+    State.DRAINING: {State.FAILED, State.STOPPED},
+    State.FAILED: {State.STOPPED},
     State.STOPPED: set[State](),
 }
 
@@ -58,7 +64,7 @@ class Lifecycle:
 
     @property
     def is_live(self) -> bool:
-        return self.state is not State.STOPPED
+        return self.state not in (State.FAILED, State.STOPPED)
 
     @property
     def is_ready(self) -> bool:

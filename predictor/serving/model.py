@@ -43,18 +43,21 @@ class WireRequest(Generic[ReplyT]):
         size: bytes; decides whether `parse` may run on the event loop.
         arrived: `time.monotonic()` when the request was accepted.
         deadline: `time.monotonic()` by which the transport wants the answer.
+        caller: id of the API key; None where none is asked for.
     """
 
     parse: Callable[[ModelDescription], Job[ReplyT]]
     size: int
     arrived: float
     deadline: float
+    caller: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class _Timed(Generic[ReplyT]):
     job: Job[ReplyT]
     deadline: float
+    caller: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +122,7 @@ class RealFakeModel(kserve.Model):  # type: ignore[misc]  # kserve ships no type
         deadline = payload.deadline
         if job.timeout_s is not None:
             deadline = min(deadline, payload.arrived + job.timeout_s)
-        return _Timed(job, deadline)
+        return _Timed(job, deadline, payload.caller)
 
     async def predict(
         self, payload: _Timed[Any], headers: dict[str, str] | None = None
@@ -127,7 +130,9 @@ class RealFakeModel(kserve.Model):  # type: ignore[misc]  # kserve ships no type
         if self._classifier is None:
             raise NotReady("the model is still loading; try again shortly")
         job = payload.job
-        results = await self._classifier.classify(job.pictures, deadline=payload.deadline)
+        results = await self._classifier.classify(
+            job.pictures, caller=payload.caller, deadline=payload.deadline
+        )
         return _Answer(job, results)
 
     async def postprocess(

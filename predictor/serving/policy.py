@@ -8,7 +8,9 @@ import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
-from predictor.errors import InvalidRequest, Overloaded, Unauthenticated
+from predictor.errors import InvalidRequest, Overloaded
+from predictor.inference.admission import Admission
+from predictor.inference.places import Places
 from predictor.security import api_keys
 from predictor.serving.byte_budget import ByteBudget
 from predictor.settings import LimitSettings
@@ -32,25 +34,28 @@ class Policy:
         keys: None when `auth.mode` is `none`: everybody may call.
     """
 
-    def __init__(self, keys: api_keys.ApiKeys | None, limits: LimitSettings) -> None:
+    def __init__(self, keys: api_keys.Verifier | None, limits: LimitSettings) -> None:
         self._keys = keys
         self._limits = limits
-        self.in_flight = 0
+        self._places = Places(limits.max_in_flight)
         self.bytes = ByteBudget(limits.max_bytes_in_flight)
+        self.admission: Admission | None = None
+        """What a picture has to expect; None while the model loads."""
+
+    @property
+    def in_flight(self) -> int:
+        return self._places.taken
 
     def authenticate(self, headers: Iterable[tuple[bytes, bytes]]) -> str | None:
         """Return the id of the caller's key, or None when no keys are asked for.
 
         Raises:
-            Unauthenticated: no key, or one that is not known here.
+            Unauthenticated: no key, or one that is not known here or has expired.
             InvalidRequest: key headers that contradict each other.
         """
         if self._keys is None:
             return None
-        key_id = self._keys.verify(api_keys.extract(headers))
-        if key_id is None:
-            raise Unauthenticated("the API key is not valid here")
-        return key_id
+        return self._keys.verify(api_keys.extract(headers)).id
 
     def deadline(self, timeout_ms: str | None, timeout_s: float | None = None) -> float:
         """Return the `time.monotonic()` by which to answer.
@@ -74,16 +79,20 @@ class Policy:
         return time.monotonic() + limit
 
     @contextmanager
-    def admit(self) -> Iterator[None]:
+    def admit(self, caller: str | None, deadline: float) -> Iterator[None]:
         """Hold one of the `limits.max_in_flight` places for inference requests.
 
+        Refuses, before the body is read, what could not be answered by `deadline` even if it held
+        one small picture.
+
         Raises:
-            Overloaded: all are taken.
+            Overloaded: the answer would be late, or the caller's share of the places is taken.
         """
-        if self.in_flight >= self._limits.max_in_flight:
+        if self.admission is not None:
+            self.admission.check(caller=caller, deadline=deadline)
+        if not self._places.take(caller):
             raise Overloaded("too many requests are in flight; retry later")
-        self.in_flight += 1
         try:
             yield
         finally:
-            self.in_flight -= 1
+            self._places.give_back(caller)

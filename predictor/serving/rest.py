@@ -77,6 +77,8 @@ class RestApi:
         return HttpResponse.json(await self._plane.live())
 
     async def live(self, request: HttpRequest) -> HttpResponse:
+        if not self._plane.lifecycle.is_live:
+            raise NotReady(f"not live: {self._plane.lifecycle.state.value}")
         return HttpResponse.json({"live": True})
 
     async def ready(self, request: HttpRequest) -> HttpResponse:
@@ -139,7 +141,9 @@ class RestApi:
         version = None
         if name is None:
             name, version = _target(request)
-        wire = WireRequest(parse, len(request.body), request.arrived, request.deadline)
+        wire = WireRequest(
+            parse, len(request.body), request.arrived, request.deadline, request.key_id
+        )
         return await self._plane.answer(name, version, wire)
 
     def _parse_v2_json(self, body: bytes, model: ModelDescription) -> Job[HttpResponse]:

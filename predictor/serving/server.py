@@ -9,7 +9,7 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -19,7 +19,8 @@ import uvloop
 
 from predictor.errors import StartupError
 from predictor.inference.classifier import Classifier, load_classifier
-from predictor.security.api_keys import ApiKeys
+from predictor.security.certificates import CertificateStore
+from predictor.security.key_store import KeyStore
 from predictor.serving.connections import Connections
 from predictor.serving.data_plane import RealFakeDataPlane
 from predictor.serving.descriptors import allow_descriptors
@@ -29,10 +30,16 @@ from predictor.serving.lifecycle import Lifecycle, State
 from predictor.serving.model import RealFakeModel
 from predictor.serving.policy import Policy
 from predictor.serving.rest import build_routes
+from predictor.serving.routes import Routes
+from predictor.serving.tls import CurrentContext
+from predictor.serving.watchdog import device_lost
 from predictor.settings import Settings
 
 log = logging.getLogger("predictor.server")
 
+EXIT_DEVICE_LOST = 4
+FAILED_LINGER_S = 2.0
+"""For the refusals of what was in flight to reach their callers."""
 BACKLOG = 2048
 """Connections the kernel holds while the event loop is busy accepting others."""
 
@@ -68,7 +75,7 @@ class RealFakeServer(kserve.ModelServer):  # type: ignore[misc]  # kserve ships 
         self._connections = Connections(settings.limits)
 
     def start(self, models: list[kserve.Model] | None = None) -> None:
-        """Serve until told to stop; returns when drained.
+        """Serve until told to stop; returns when drained. Does not return when the device is lost.
 
         Args:
             models: none; kserve's signature. The one model comes from the settings.
@@ -81,36 +88,45 @@ class RealFakeServer(kserve.ModelServer):  # type: ignore[misc]  # kserve ships 
 
     async def _serve(self) -> None:
         settings = self.settings
-        keys = None
-        if settings.auth.mode == "api_key" and settings.auth.keys_dir is not None:
-            keys = ApiKeys.from_directory(settings.auth.keys_dir)
-        policy = Policy(keys, settings.limits)
+        policy = self._policy = Policy(_follow_keys(settings), settings.limits)
+        certificates = _follow_certificates(settings)
         self._take_signals()
         allow_descriptors(settings.limits.max_connections)
-        listener = _listen(settings.server.host, settings.server.http_port)
-        http = self._http_server(policy)
+        host, ports = settings.server.host, {"http_port": settings.server.http_port}
+        routes = build_routes(self.dataplane, settings)
+        http = {"http_port": self._http_server(routes, policy, certificates)}
+        if settings.server.health_port is not None:
+            ports["health_port"] = settings.server.health_port
+            public = Routes([route for route in routes.table if route.public])
+            http["health_port"] = self._http_server(public, policy, None)
+        listeners = {name: _listen(host, port, name) for name, port in ports.items()}
         grpc_server = GrpcServer(self.dataplane, policy, settings)
-        grpc_port = grpc_server.bind(settings.server.host, settings.server.grpc_port)
+        bound = {name: listener.getsockname()[1] for name, listener in listeners.items()}
+        bound["grpc_port"] = grpc_server.bind(host, settings.server.grpc_port, certificates)
         await grpc_server.start()
-        http_task = asyncio.create_task(http.serve(sockets=[listener]))
-        log.info(
-            "listening",
-            extra={
-                "host": settings.server.host,
-                "http_port": listener.getsockname()[1],
-                "grpc_port": grpc_port,
-            },
-        )
+        http_tasks = [
+            asyncio.create_task(server.serve(sockets=[listeners[name]]))
+            for name, server in http.items()
+        ]
+        log.info("listening", extra={"host": host, "tls": certificates is not None, **bound})
         classifier: Classifier | None = None
+        guard: asyncio.Task[None] | None = None
         try:
             classifier = await self._load()
-            await self._until_stopped(http_task)
+            if classifier is not None:
+                guard = asyncio.create_task(self._guard(classifier))
+            await self._until_stopped(http_tasks)
         finally:
-            await self._shut_down(http, http_task, grpc_server, classifier)
+            for server in http.values():
+                server.should_exit = True
+            await self._shut_down(http_tasks, grpc_server, classifier)
+            if guard is not None:
+                guard.cancel()
 
-    def _http_server(self, policy: Policy) -> uvicorn.Server:
+    def _http_server(
+        self, routes: Routes, policy: Policy, certificates: CertificateStore | None
+    ) -> uvicorn.Server:
         settings = self.settings
-        routes = build_routes(self.dataplane, settings)
         config = uvicorn.Config(
             Edge(routes, policy, self.lifecycle, settings.limits),
             http=self._connections.protocol,  # type: ignore[arg-type]  # it is called, no more
@@ -119,6 +135,9 @@ class RealFakeServer(kserve.ModelServer):  # type: ignore[misc]  # kserve ships 
             log_config=None,
             access_log=False,
             server_header=False,
+            ssl_context_factory=None
+            if certificates is None
+            else CurrentContext.factory(certificates),
             timeout_keep_alive=settings.server.keep_alive_s,
             timeout_graceful_shutdown=max(1, round(settings.server.drain_timeout_s)),
         )
@@ -160,6 +179,7 @@ class RealFakeServer(kserve.ModelServer):  # type: ignore[misc]  # kserve ships 
             return None
         classifier = loaded.result()
         self._model.attach(classifier)
+        self._policy.admission = classifier.admission
         self.lifecycle.enter(State.READY)
         log.info(
             "ready",
@@ -173,9 +193,25 @@ class RealFakeServer(kserve.ModelServer):  # type: ignore[misc]  # kserve ships 
         )
         return classifier
 
-    async def _until_stopped(self, http_task: asyncio.Task[None]) -> None:
+    async def _guard(self, classifier: Classifier) -> None:
+        """End the process, for the kubelet to restart, once its device is lost.
+
+        Nothing that was asked is answered wrongly meanwhile, or left waiting: callers get
+        NOT_READY and go to another replica.
+        """
+        limit = self.settings.batching.forward_timeout_s
+        reason = await device_lost(classifier, forward_timeout_s=limit)
+        if self.lifecycle.state is State.STOPPED:  # its thread has ended, as it was told to
+            return
+        log.critical(f"failed: {reason}", extra={"exit_code": EXIT_DEVICE_LOST})
+        self.lifecycle.enter(State.FAILED)
+        classifier.abandon()
+        self._stop.set()
+        asyncio.get_running_loop().call_later(FAILED_LINGER_S, _end_failed)
+
+    async def _until_stopped(self, http_tasks: Sequence[asyncio.Task[None]]) -> None:
         stopped = asyncio.create_task(self._stop.wait())
-        await asyncio.wait({stopped, http_task}, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait({stopped, *http_tasks}, return_when=asyncio.FIRST_COMPLETED)
         stopped.cancel()
         if self.lifecycle.state is State.READY:
             self.lifecycle.enter(State.DRAINING)
@@ -184,16 +220,16 @@ class RealFakeServer(kserve.ModelServer):  # type: ignore[misc]  # kserve ships 
 
     async def _shut_down(
         self,
-        http: uvicorn.Server,
-        http_task: asyncio.Task[None],
+        http_tasks: Sequence[asyncio.Task[None]],
         grpc_server: GrpcServer,
         classifier: Classifier | None,
     ) -> None:
-        """Close both listeners; what is in flight finishes, in parallel, under one deadline."""
-        if self.lifecycle.state is not State.DRAINING:
+        """Close the listeners; what is in flight finishes, in parallel, under one deadline."""
+        if self.lifecycle.state in (State.STARTING, State.READY):
             self.lifecycle.enter(State.STOPPED)
-        http.should_exit = True
-        await asyncio.gather(http_task, grpc_server.stop(self.settings.server.drain_timeout_s))
+        await asyncio.gather(*http_tasks, grpc_server.stop(self.settings.server.drain_timeout_s))
+        if self.lifecycle.state is State.FAILED:
+            _end_failed()
         if self.lifecycle.state is not State.STOPPED:
             self.lifecycle.enter(State.STOPPED)
         if classifier is not None:
@@ -213,6 +249,12 @@ class RealFakeServer(kserve.ModelServer):  # type: ignore[misc]  # kserve ships 
         self._stop.set()
 
 
+def _end_failed() -> None:
+    """End although the device thread may never return."""
+    sys.stdout.flush()
+    os._exit(EXIT_DEVICE_LOST)
+
+
 def _end_now(number: signal.Signals) -> None:
     """End without draining. `os._exit`: a thread inside a forward would hold up `sys.exit`."""
     log.warning("ended without draining", extra={"signal": number.name})
@@ -220,13 +262,28 @@ def _end_now(number: signal.Signals) -> None:
     os._exit(128 + number)
 
 
-def _listen(host: str, port: int) -> socket.socket:
+def _follow_keys(settings: Settings) -> KeyStore | None:
+    if settings.auth.mode == "none" or settings.auth.keys_dir is None:
+        return None
+    keys = KeyStore(settings.auth.keys_dir)
+    keys.start()
+    return keys
+
+
+def _follow_certificates(settings: Settings) -> CertificateStore | None:
+    certificates = CertificateStore.from_settings(settings.tls)
+    if certificates is not None:
+        certificates.start()
+    return certificates
+
+
+def _listen(host: str, port: int, setting: str) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         return socket.create_server((host, port), family=family, backlog=BACKLOG)
     except OSError as error:
         raise StartupError(
-            f"cannot listen on {host}:{port} (server.http_port): {os.strerror(error.errno or 0)}"
+            f"cannot listen on {host}:{port} (server.{setting}): {os.strerror(error.errno or 0)}"
         ) from None
 
 

@@ -11,6 +11,7 @@ from predictor.settings.groups import (
     ModelSettings,
     ServerSettings,
     TelemetrySettings,
+    TlsSettings,
 )
 from predictor.settings.loading import Resolved, effective, knobs, load_settings, resolve
 from predictor.settings.root import Settings
@@ -24,6 +25,7 @@ __all__ = [
     "ServerSettings",
     "Settings",
     "TelemetrySettings",
+    "TlsSettings",
     "effective",
     "knobs",
     "load_settings",

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import combinations
 
-from predictor.settings.groups import MIB
+from predictor.settings.groups import MIB, TlsSettings
 from predictor.settings.root import Settings
 
 
 def contradictions(settings: Settings, *, serving: bool) -> Iterator[tuple[str, str, str]]:
     """Yield pairs of settings that are fine alone and wrong together, with the fix."""
     server, limits = settings.server, settings.limits
-    batching, decoding, auth = settings.batching, settings.decoding, settings.auth
+    batching, auth = settings.batching, settings.auth
     if limits.min_side > limits.max_side:
         yield "limits.min_side", "limits.max_side", "no picture passes both; lower the first"
     if limits.max_image_bytes > limits.max_request_bytes:
@@ -20,18 +21,7 @@ def contradictions(settings: Settings, *, serving: bool) -> Iterator[tuple[str, 
             "limits.max_request_bytes",
             "no request can carry such a picture; raise the second to at least the first",
         )
-    if 2 * limits.max_request_bytes > limits.max_bytes_in_flight:
-        yield (
-            "limits.max_request_bytes",
-            "limits.max_bytes_in_flight",
-            "one compressed request may hold twice the first; raise the second to at least that",
-        )
-    if limits.max_connections <= limits.max_in_flight:
-        yield (
-            "limits.max_connections",
-            "limits.max_in_flight",
-            "health probes would find no connection left; raise the first above the second",
-        )
+    yield from _bounds(settings)
     if batching.max_batch_size > batching.max_queue:
         yield (
             "batching.max_batch_size",
@@ -50,17 +40,13 @@ def contradictions(settings: Settings, *, serving: bool) -> Iterator[tuple[str, 
             "limits.max_deadline_s",
             "requests would expire while their batch waits; lower the first",
         )
-    needed = 16 * limits.max_pixels + 64 * MIB  # WebP is the costliest; and the interpreter
-    if decoding.mode == "process" and decoding.max_memory_bytes < needed:
-        yield (
-            "limits.max_pixels",
-            "decoding.max_memory_bytes",
-            f"such a picture cannot be decoded; raise the second to at least {needed}",
-        )
     if not serving:
         return
-    if server.http_port == server.grpc_port != 0:
-        yield "server.http_port", "server.grpc_port", "must differ; change one of them"
+    ports = ("http_port", "grpc_port", "health_port")
+    for first, second in combinations(ports, 2):
+        if getattr(server, first) and getattr(server, first) == getattr(server, second):
+            yield f"server.{first}", f"server.{second}", "must differ; change one of them"
+    yield from _tls(settings.tls)
     if auth.mode == "api_key" and auth.keys_dir is None:
         yield (
             "auth.mode",
@@ -73,4 +59,38 @@ def contradictions(settings: Settings, *, serving: bool) -> Iterator[tuple[str, 
             "auth.mode",
             "auth.keys_dir",
             "the keys would be ignored; remove auth.keys_dir, or set auth.mode to api_key",
+        )
+
+
+def _bounds(settings: Settings) -> Iterator[tuple[str, str, str]]:
+    limits, decoding = settings.limits, settings.decoding
+    if 2 * limits.max_request_bytes > limits.max_bytes_in_flight:
+        yield (
+            "limits.max_request_bytes",
+            "limits.max_bytes_in_flight",
+            "one compressed request may hold twice the first; raise the second to at least that",
+        )
+    if limits.max_connections <= limits.max_in_flight:
+        yield (
+            "limits.max_connections",
+            "limits.max_in_flight",
+            "health probes would find no connection left; raise the first above the second",
+        )
+    needed = 16 * limits.max_pixels + 64 * MIB  # WebP is the costliest; and the interpreter
+    if decoding.mode == "process" and decoding.max_memory_bytes < needed:
+        yield (
+            "limits.max_pixels",
+            "decoding.max_memory_bytes",
+            f"such a picture cannot be decoded; raise the second to at least {needed}",
+        )
+
+
+def _tls(tls: TlsSettings) -> Iterator[tuple[str, str, str]]:
+    if (tls.cert_file is None) != (tls.key_file is None):
+        yield "tls.cert_file", "tls.key_file", "belong together; set both, or neither for no TLS"
+    elif tls.client_ca_file is not None and tls.cert_file is None:
+        yield (
+            "tls.client_ca_file",
+            "tls.cert_file",
+            "client certificates need TLS; set tls.cert_file and tls.key_file, or remove the first",
         )

@@ -11,6 +11,8 @@ from typing import Annotated, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from predictor.settings.lists import Pairs
+
 MIB: Final = 1024 * 1024
 
 Port = Annotated[int, Field(ge=0, le=65535)]
@@ -69,6 +71,11 @@ class ServerSettings(_Group):
         8080, description="Port of V1, V2 and /infer over HTTP. 0 takes any free port."
     )
     grpc_port: Port = Field(8081, description="Port of gRPC. 0 takes any free port.")
+    health_port: Port | None = Field(
+        None,
+        description="Port that answers liveness and readiness over plain HTTP, and nothing else. "
+        "For the kubelet's probes, which have no client certificate. Unset, it is not opened.",
+    )
     drain_delay_s: float = Field(
         5.0,
         ge=0,
@@ -92,6 +99,25 @@ class ServerSettings(_Group):
     )
     docs_enabled: bool = Field(
         False, description="Serve /docs and /openapi.json. Off, they answer NOT_FOUND."
+    )
+
+
+class TlsSettings(_Group):
+    """Encryption of both ports; off until a certificate is named, as a gateway usually does it."""
+
+    cert_file: Path | None = Field(
+        None,
+        description="PEM file with the server's certificate and its issuers. Set, both ports speak "
+        "TLS 1.2 or later and nothing else. A new file is in force within 5 seconds.",
+    )
+    key_file: Path | None = Field(
+        None, description="PEM file with the certificate's key, not encrypted."
+    )
+    client_ca_file: Path | None = Field(
+        None,
+        description="PEM file of the authorities whose client certificates are let in. Set, "
+        "every other connection is refused, the kubelet's probes too: give them "
+        "`server.health_port`.",
     )
 
 
@@ -173,7 +199,7 @@ class LimitSettings(_Group):
         ge=1,
         le=65536,
         description="Requests admitted at once over all protocols; the next is OVERLOADED, with "
-        "the time to wait. Health answers are not counted.",
+        "the time to wait. One API key alone may hold four fifths. Health answers are not counted.",
     )
     max_bytes_in_flight: int = Field(
         512 * MIB,
@@ -229,8 +255,8 @@ class BatchingSettings(_Group):
         256,
         ge=1,
         le=65536,
-        description="Pictures that may wait for the device; the next is OVERLOADED. Longer turns "
-        "refusals into latency.",
+        description="Pictures admitted and not yet answered; the next is OVERLOADED. One API key "
+        "alone may hold four fifths. Longer turns refusals into latency.",
     )
     max_wait_ms: float = Field(
         2.0,
@@ -238,6 +264,20 @@ class BatchingSettings(_Group):
         le=1000,
         description="Milliseconds a batch may wait for pictures known to be on their way. 0 never "
         "waits. A lone request never waits.",
+    )
+    weights: Pairs[Annotated[int, Field(ge=1, le=1000)]] = Field(
+        {},
+        description="Turns by key id, such as `batch=1,web=4`: of two callers who both wait, the "
+        "second is then given four pictures for each of the first's. A key that is not named has "
+        "1. Without waiting callers it changes nothing.",
+    )
+    forward_timeout_s: float = Field(
+        20.0,
+        gt=0,
+        le=3600,
+        description="Seconds one forward may take before the device counts as hung: the process "
+        "then fails its requests and exits non-zero, to be restarted. Too short ends a healthy "
+        "server under load.",
     )
 
 
@@ -283,7 +323,8 @@ class AuthSettings(_Group):
     keys_dir: Path | None = Field(
         None,
         description="Directory with one file per API key, as a mounted Secret has it: the file's "
-        "name is the key's id, its content the key or `sha256:` and its digest in hex.",
+        "name is the key's id, or ID.N for another key of the same id; its content the key or "
+        "`sha256:` and its digest in hex. A change is in force within 5 seconds.",
     )
 
 

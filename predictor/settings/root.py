@@ -12,6 +12,7 @@ from predictor.settings.groups import (
     ModelSettings,
     ServerSettings,
     TelemetrySettings,
+    TlsSettings,
 )
 from predictor.settings.reference import ENV_PREFIX
 
@@ -31,6 +32,7 @@ class Settings(BaseSettings):
 
     model: ModelSettings = ModelSettings()
     server: ServerSettings = ServerSettings()
+    tls: TlsSettings = TlsSettings()
     limits: LimitSettings = LimitSettings()
     batching: BatchingSettings = BatchingSettings()
     decoding: DecodingSettings = DecodingSettings()

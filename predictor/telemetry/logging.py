@@ -115,12 +115,19 @@ def configure_logging(level: str = "INFO", stream: TextIO | None = None) -> None
         logging.getLogger(name).setLevel(quiet)
     for name in _SILENCED:
         logging.getLogger(name).setLevel(logging.CRITICAL + 1)
+    # A filter of one function is not added twice.
+    logging.getLogger("grpc._cython.cygrpc").addFilter(_quotes_no_metadata)
     # kserve installs its own handlers unless it finds one here.
     logging.getLogger("kserve").addHandler(logging.NullHandler())
     logging.captureWarnings(True)
     sys.excepthook = _log_uncaught
     threading.excepthook = _log_uncaught_in_thread
     sys.unraisablehook = _log_unraisable
+
+
+def _quotes_no_metadata(record: logging.LogRecord) -> bool:
+    """gRPC logs a header value that is not UTF-8 in full, an API key as soon as anything."""
+    return not str(record.msg).startswith("Invalid encoding")
 
 
 def _log_uncaught(

@@ -35,10 +35,15 @@ def start_server(tmp_path: Path) -> Iterator[StartServer]:
     started: list[ServerProcess] = []
 
     def start(
-        settings: dict[str, str] | None = None, *, stub: dict[str, str] | None = None
+        settings: dict[str, str] | None = None,
+        *,
+        stub: dict[str, str] | None = None,
+        keys: dict[str, str] | None = None,
     ) -> ServerProcess:
         directory = tmp_path / f"server-{len(started)}"
-        directory.mkdir()
+        (directory / "keys").mkdir(parents=True)
+        for name, key in (keys or {}).items():
+            (directory / "keys" / name).write_text(key)
         if stub is None:
             process = ServerProcess(directory, settings)
         else:

@@ -3,8 +3,8 @@
 Run as a program by `ServerProcess(command=("-m", "tests.server.stub"))`. Everything but the
 network is the product: process, sockets, signals, decoding, batcher, kserve. The network
 answers by the picture's mean red value, takes STUB_FORWARD_S seconds a batch, writes one line
-per batch to STUB_LOG, and fails on a picture whose mean red is POISON. Pictures of tests/faults.py
-break their decoder.
+per batch to STUB_LOG, and fails in its way on a picture of a mean red below. STUB_POLL_S is how
+often it looks at files that it follows. Pictures of tests/faults.py break their decoder.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,18 +22,26 @@ from numpy.typing import NDArray
 
 from predictor import cli
 from predictor.bundle.manifest import read_manifest
-from predictor.inference.batcher import Batcher
-from predictor.inference.classifier import Classifier, open_pool
-from predictor.inference.engine import EngineInput
+from predictor.inference.classifier import Classifier, build_classifier
+from predictor.inference.engine import EngineInput, EngineLost
+from predictor.security import watching
 from predictor.settings import Settings
 from tests import faults
 
 POISON = 251
+"""An error of this picture alone."""
+BREAKS = 252
+"""The device is lost, as after a sticky CUDA error."""
+HANGS = 253
+"""The forward never returns."""
+DIES = 254
+"""The device thread ends."""
 
 
 class StubEngine:
     name = "stub"
     device = "cpu"
+    lanes = 1
 
     def __init__(self) -> None:
         self.forward_s = float(os.environ.get("STUB_FORWARD_S", "0"))
@@ -47,24 +56,25 @@ class StubEngine:
         time.sleep(self.forward_s)
         if POISON in reds:
             raise RuntimeError("secret-of-the-network")
+        if BREAKS in reds:
+            raise EngineLost
+        if HANGS in reds:
+            threading.Event().wait()
+        if DIES in reds:
+            raise SystemExit
         return np.stack([[red / 100, 0.0] for red in reds]).astype(np.float32)
 
 
 def load_classifier(settings: Settings) -> Classifier:
     time.sleep(float(os.environ.get("STUB_LOAD_S", "0")))
     manifest = read_manifest(settings.model.path)
-    batcher = Batcher(
-        StubEngine(),
-        max_batch_size=settings.batching.max_batch_size,
-        max_queue=settings.batching.max_queue,
-        max_wait_s=settings.batching.max_wait_ms / 1000,
-    )
-    batcher.start()
-    return Classifier(manifest, batcher, open_pool(settings, manifest.preprocessing, faults.decode))
+    return build_classifier(manifest, StubEngine(), settings, faults.decode)
 
 
 if __name__ == "__main__":
-    from predictor.serving import server  # kserve: not beside the tritonclient of the tests
+    # Not at the top: tests import this module, and kserve clashes with their tritonclient.
+    from predictor.serving import server
 
     setattr(server, "load_classifier", load_classifier)  # noqa: B010  # not exported for others
+    setattr(watching, "POLL_S", float(os.environ.get("STUB_POLL_S", watching.POLL_S)))  # noqa: B010
     sys.exit(cli.main(["serve"]))

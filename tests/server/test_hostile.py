@@ -202,9 +202,9 @@ def test_a_gzip_bomb_is_refused(server: ServerProcess) -> None:
     ("encoding", "body", "code"),
     [
         ("gzip", b"not gzip", "INVALID_REQUEST"),
-        ("gzip", gzip.compress(b"{}")[:-4], "INVALID_REQUEST"),
+        ("gzip", gzip.compress(b"{}", mtime=0)[:-4], "INVALID_REQUEST"),
         ("br", b"{}", "UNSUPPORTED_MEDIA"),
-        ("gzip, gzip", gzip.compress(b"{}"), "UNSUPPORTED_MEDIA"),
+        ("gzip, gzip", gzip.compress(b"{}", mtime=0), "UNSUPPORTED_MEDIA"),
     ],
 )
 def test_bodies_that_do_not_match_their_encoding(

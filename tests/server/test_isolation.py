@@ -147,7 +147,7 @@ async def test_more_than_the_queue_holds_is_refused_with_when_to_return(
     server = start_server(
         {
             "REALFAKE_BATCHING__MAX_BATCH_SIZE": "1",
-            "REALFAKE_BATCHING__MAX_QUEUE": "4",
+            "REALFAKE_BATCHING__MAX_QUEUE": "5",
             "REALFAKE_LIMITS__MAX_PICTURES": "4",
         },
         stub={"STUB_FORWARD_S": "0.5"},

@@ -12,7 +12,8 @@ import pytest
 import yaml
 
 from predictor.cli import main
-from predictor.security.api_keys import ApiKeys, digest_of, generate
+from predictor.security.api_keys import digest_of, generate
+from predictor.security.key_files import read_directory
 from predictor.settings import Settings, effective, knobs
 
 
@@ -113,7 +114,7 @@ def test_a_new_key_is_written_where_the_server_reads_it(tmp_path: Path, capsys: 
     keys = tmp_path / "keys"
     assert main(["keys", "new", "--id", "web", "--dir", str(keys)]) == 0
     key = capsys.readouterr().out.strip()
-    assert ApiKeys.from_directory(keys).verify(key.encode()) == "web"
+    assert read_directory(keys).verify(key.encode()).id == "web"
     assert main(["keys", "new", "--id", "web", "--dir", str(keys)]) == 2
     assert main(["keys", "new", "--dir", str(keys)]) == 2
     assert capsys.readouterr().out == ""
@@ -151,3 +152,36 @@ def test_an_unknown_key_is_exit_code_1(
     captured = capsys.readouterr()
     assert reason in captured.err
     assert presented not in captured.out + captured.err
+
+
+def test_a_key_with_a_generation_and_an_end_is_recognised_until_then(
+    tmp_path: Path, capsys: Output, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    end = "2099-01-31T00:00:00Z"
+    keys = tmp_path / "keys"
+    assert main(["keys", "new", "--id", "web.2", "--dir", str(keys), "--expires", end]) == 0
+    captured = capsys.readouterr()
+    key = captured.out.strip()
+    assert f"sha256:{digest_of(key)}\nexpires: {end}\n" in captured.err
+    give(monkeypatch, key)
+    assert main(["keys", "verify", str(keys)]) == 0
+    assert capsys.readouterr().out == f"web generation=2 expires={end}\n"
+    (keys / "web.2").write_text(f"{key}\nexpires: 2020-01-31T00:00:00Z\n")
+    give(monkeypatch, key)
+    assert main(["keys", "verify", str(keys)]) == 1
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert "expired: web generation=2 expires=2020-01-31T00:00:00Z" in captured.err
+    assert key not in captured.err
+
+
+@pytest.mark.parametrize("end", ["2020-01-31T00:00:00Z", "2099-01-31", "tomorrow"])
+@pytest.mark.parametrize("action", ["new", "hash"])
+def test_an_end_in_doubt_makes_no_key(
+    end: str, action: str, capsys: Output, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    give(monkeypatch, generate())
+    assert main(["keys", action, "--expires", end]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert "--expires" in captured.err

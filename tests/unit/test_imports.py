@@ -27,6 +27,7 @@ def loaded_by(statement: str) -> set[str]:
         "predictor.errors",
         "predictor.settings",
         "predictor.security.api_keys",
+        "predictor.security.key_store",
         "predictor.telemetry.logging",
         "predictor.bundle.manifest",
         "predictor.inference.batcher",

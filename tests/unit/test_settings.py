@@ -267,6 +267,13 @@ def test_yaml_may_leave_things_out(text: str, config_file: Path) -> None:
             ("limits.max_connections", "limits.max_in_flight"),
         ),
         (["--limits.max-pixels=100000000"], ("limits.max_pixels", "decoding.max_memory_bytes")),
+        (
+            ["--server.health-port=9", "--server.grpc-port=9"],
+            ("server.health_port", "server.grpc_port"),
+        ),
+        (["--tls.cert-file=/c"], ("tls.cert_file", "tls.key_file")),
+        (["--tls.key-file=/k", "--tls.client-ca-file=/a"], ("tls.cert_file", "tls.key_file")),
+        (["--tls.client-ca-file=/a"], ("tls.client_ca_file", "tls.cert_file")),
     ],
 )
 def test_contradictions_name_both_settings(argv: list[str], names: tuple[str, str]) -> None:

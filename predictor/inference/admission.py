@@ -1,0 +1,173 @@
+"""What a picture that arrives now has to expect, and whether it may come in at all.
+
+A request that will miss its deadline is cheapest to refuse before anything was done for it, and
+its caller is best served by knowing at once. The expectation comes from what decoding and
+forwards have cost lately, times how far off such expectations have been; it also prices
+`Retry-After`.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Final
+
+from predictor.errors import Overloaded
+from predictor.inference.cost import CostCurve
+from predictor.inference.places import Places
+
+_MEMORY: Final = 0.05
+"""Weight of the newest picture in the means: the last sixty count for 95 %."""
+_ERROR_BOUNDS: Final = (0.25, 4.0)
+"""Farthest that one answer may say the expectation was off: a stall is not the rule."""
+_TELLING_S: Final = 0.005
+"""Shorter expectations are not learned from: scheduling noise is as long."""
+_SHORTEST_RETRY_S: Final = 0.05
+_SPREAD: Final = 1.25
+"""How much longer than expected a refused caller is told to wait, so that it then succeeds."""
+
+
+def _retry_after_s(seconds: float) -> float:
+    return max(_SHORTEST_RETRY_S, seconds * _SPREAD)
+
+
+class Visit:
+    """One request's pictures, from admission to answer."""
+
+    def __init__(self, pictures: int) -> None:
+        self.undecoded = pictures
+
+
+class Admission:
+    """Counts pictures from admission to answer. Lives on one event loop, like its callers.
+
+    Args:
+        forward: what forwards cost.
+        decode_workers: pictures decoded at once.
+        lanes: forwards at once.
+        max_batch_size: most pictures in one forward.
+        max_pictures: most pictures inside; shared between callers (`Places`).
+        weights: turns by caller; see `FairQueue`.
+    """
+
+    def __init__(
+        self,
+        forward: CostCurve,
+        *,
+        decode_workers: int,
+        lanes: int = 1,
+        max_batch_size: int,
+        max_pictures: int,
+        weights: Mapping[str, int] | None = None,
+    ) -> None:
+        self._forward = forward
+        self._decode_workers = decode_workers
+        self._lanes = lanes
+        self._max_batch_size = max_batch_size
+        self._weights = weights or {}
+        self._places = Places(max_pictures)
+        self._undecoded = 0
+        self._decode_s = 0.0
+        self._error = 1.0
+
+    @property
+    def inside(self) -> int:
+        """Pictures that were admitted and not yet answered."""
+        return self._places.taken
+
+    def expected_s(self, pictures: int = 1, caller: str | None = None) -> float:
+        """Seconds until `pictures` that arrive now would be answered."""
+        return self._cost_s(self._ahead_of(caller, pictures) + pictures) * self._error
+
+    def check(
+        self, pictures: int = 1, *, caller: str | None = None, deadline: float | None = None
+    ) -> None:
+        """Refuse what cannot be answered by `deadline` (`time.monotonic()`).
+
+        An empty house admits everybody: only an answer can show that an expectation was too high.
+
+        Raises:
+            Overloaded: with the time after which a retry should succeed.
+        """
+        if deadline is None or self.inside == 0:
+            return
+        expected = self.expected_s(pictures, caller)
+        late = expected - (deadline - time.monotonic())
+        if late > 0:
+            raise Overloaded(
+                "the answer could not be ready within the request's deadline; retry later",
+                retry_after_s=_retry_after_s(late),
+            )
+
+    @contextmanager
+    def enter(
+        self, pictures: int, *, caller: str | None = None, deadline: float | None = None
+    ) -> Iterator[Visit]:
+        """Hold places for the pictures of one request: all of them, or none.
+
+        Raises:
+            Overloaded: they would be late, or there is no room.
+        """
+        self.check(pictures, caller=caller, deadline=deadline)
+        if not self._places.take(caller, pictures):
+            raise Overloaded(
+                "too many pictures are waiting already; retry later",
+                retry_after_s=_retry_after_s(self.expected_s(pictures)),
+            )
+        visit = Visit(pictures)
+        self._undecoded += pictures
+        expected = self._cost_s(self._ahead_of(caller, 0))
+        arrived = time.monotonic()
+        try:
+            yield visit
+            self._learn(expected, time.monotonic() - arrived)
+        finally:
+            self.decoded(visit)
+            self._places.give_back(caller, pictures)
+
+    def decoded(self, visit: Visit) -> None:
+        """Note that all pictures of a visit wait for nothing but their forward now."""
+        self._undecoded -= visit.undecoded
+        visit.undecoded = 0
+
+    def decode_took(self, seconds: float) -> None:
+        """Learn from one picture decoded."""
+        if self._decode_s == 0.0:
+            self._decode_s = seconds
+        self._decode_s += _MEMORY * (seconds - self._decode_s)
+
+    def _ahead_of(self, caller: str | None, pictures: int) -> float:
+        """Pictures inside that will be answered before the last of `pictures` of `caller`."""
+        if caller is None:
+            return self.inside
+        own = self._places.held_by(caller)
+        turns = (own + pictures) / self._weights.get(caller, 1)
+        others = sum(
+            min(held, turns * self._weights.get(name, 1))
+            for name, held in self._places.holders()
+            if name != caller
+        )
+        # What has been decoded already, and what is being decoded, no longer waits for its turn.
+        begun = self.inside - self._undecoded + min(self._undecoded, self._decode_workers)
+        return max(own + others, begun)
+
+    def _cost_s(self, pictures: float) -> float:
+        """Seconds to answer so many pictures, decoding some while others are in a forward.
+
+        The slower of the two sets the pace; the first picture (or the last) passes both.
+        """
+        undecoded = max(0.0, pictures - (self.inside - self._undecoded))
+        decoding = undecoded * self._decode_s / self._decode_workers
+        in_lane = math.ceil(pictures / self._lanes)
+        batch = max(1, min(self._max_batch_size, in_lane))
+        forwards = math.ceil(in_lane / batch) * self._forward.seconds(batch)
+        return max(decoding, forwards) + min(self._decode_s, self._forward.seconds(1))
+
+    def _learn(self, expected: float, took: float) -> None:
+        if expected < _TELLING_S:
+            return
+        low, high = _ERROR_BOUNDS
+        error = min(high, max(low, took / expected))
+        self._error += _MEMORY * (error - self._error)

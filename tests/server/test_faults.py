@@ -1,0 +1,89 @@
+"""A device that is lost: not ready, not live, nobody left waiting, and an end the kubelet sees."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+
+import grpc
+import httpx
+import pytest
+from PIL import Image
+from tritonclient.grpc import service_pb2 as pb
+from tritonclient.grpc import service_pb2_grpc as pb_grpc
+
+from tests.server.conftest import StartServer
+from tests.server.process import ServerProcess
+from tests.server.stub import BREAKS, DIES, HANGS
+
+INFER = "/v2/models/realfake/infer"
+DEVICE_LOST = 4
+
+
+def picture(red: int) -> bytes:
+    file = io.BytesIO()
+    Image.new("RGB", (96, 96), (red, 0, 0)).save(file, "PNG")
+    return file.getvalue()
+
+
+async def post(client: httpx.AsyncClient, red: int) -> httpx.Response:
+    return await client.post(INFER, content=picture(red), headers={"Content-Type": "image/png"})
+
+
+async def call(server: ServerProcess, red: int) -> str:
+    request = pb.ModelInferRequest(model_name="realfake")
+    request.inputs.add(name="image", datatype="BYTES", shape=[1]).contents.bytes_contents.append(
+        picture(red)
+    )
+    async with grpc.aio.insecure_channel(server.grpc) as channel:
+        stub = pb_grpc.GRPCInferenceServiceStub(channel)
+        try:
+            await stub.ModelInfer(request, metadata=[("x-api-key", server.api_key)], timeout=30)
+        except grpc.aio.AioRpcError as error:
+            return error.code().name
+    return "OK"
+
+
+@pytest.mark.parametrize("fault", [BREAKS, HANGS, DIES], ids=["breaks", "hangs", "dies"])
+async def test_a_lost_device_fails_everybody_at_once_and_ends_the_process(
+    fault: int, start_server: StartServer
+) -> None:
+    server = start_server(
+        {
+            "REALFAKE_BATCHING__FORWARD_TIMEOUT_S": "1",
+            # Neither may hold up the end of a process that cannot serve.
+            "REALFAKE_SERVER__DRAIN_DELAY_S": "300",
+            "REALFAKE_SERVER__DRAIN_TIMEOUT_S": "300",
+        },
+        stub={"STUB_FORWARD_S": "0.3"},
+    ).wait_ready()
+    async with server.async_client() as client:
+        assert (await post(client, 10)).status_code == 200
+        culprit = asyncio.create_task(post(client, fault))
+        over_rest = [asyncio.create_task(post(client, red)) for red in range(20, 24)]
+        over_grpc = [asyncio.create_task(call(server, red)) for red in range(30, 34)]
+        refused = await culprit
+        assert (refused.status_code, refused.json()["code"]) == (503, "NOT_READY")
+        assert "retry-after" in refused.headers
+        # In front of the fault a neighbour is served, behind it is told to go elsewhere.
+        for response in await asyncio.gather(*over_rest):
+            assert response.status_code in (200, 503)
+        assert set(await asyncio.gather(*over_grpc)) <= {"OK", "UNAVAILABLE"}
+    assert await asyncio.to_thread(server.wait, 10) == DEVICE_LOST
+    failures = [line for line in server.log_lines() if line["message"].startswith("failed: ")]
+    assert [line["level"] for line in failures] == ["CRITICAL"]
+    assert failures[0]["exit_code"] == DEVICE_LOST
+
+
+async def test_a_lost_device_is_not_ready_from_its_first_failure(start_server: StartServer) -> None:
+    """In the moment before the process ends, nothing may say that all is well."""
+    server = start_server(stub={}).wait_ready()
+    async with server.async_client() as client:
+        assert (await client.get("/v2/health/ready")).status_code == 200
+        assert (await post(client, BREAKS)).status_code == 503
+        for path in ("/v2/health/ready", "/v1/models/realfake", "/v2/models/realfake/ready"):
+            try:
+                assert (await client.get(path)).status_code == 503
+            except httpx.TransportError:
+                break
+    assert await asyncio.to_thread(server.wait, 10) == DEVICE_LOST

@@ -1,0 +1,130 @@
+"""More than can be served: who waits, who is refused, and what a refusal is worth."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import json
+from typing import Any
+
+import grpc
+import httpx
+import pytest
+from google.rpc import error_details_pb2, status_pb2
+from PIL import Image
+from tritonclient.grpc import service_pb2 as pb
+from tritonclient.grpc import service_pb2_grpc as pb_grpc
+
+from tests.server.conftest import StartServer
+from tests.server.process import ServerProcess, eventually
+
+INFER = "/v2/models/realfake/infer"
+ONE_AT_A_TIME = {"REALFAKE_BATCHING__MAX_BATCH_SIZE": "1"}
+OTHER_KEY = "rf_another-caller-0123456789abcdefgh"
+
+
+def picture(red: int) -> bytes:
+    file = io.BytesIO()
+    Image.new("RGB", (96, 96), (red, 0, 0)).save(file, "PNG")
+    return file.getvalue()
+
+
+def post(client: httpx.AsyncClient, red: int, **headers: str) -> asyncio.Task[httpx.Response]:
+    named = {name.replace("_", "-"): value for name, value in headers.items()}
+    return asyncio.create_task(
+        client.post(INFER, content=picture(red), headers={"Content-Type": "image/png"} | named)
+    )
+
+
+def reached(server: ServerProcess) -> list[int]:
+    """Which pictures the network has seen, in order."""
+    path = server.directory / "batches.jsonl"
+    lines = path.read_text().splitlines() if path.exists() else []
+    return [red for line in lines for red in json.loads(line)]
+
+
+async def until_reached(server: ServerProcess, red: int) -> None:
+    await asyncio.to_thread(
+        eventually, lambda: red in reached(server) or None, 30, f"the network to see {red}"
+    )
+
+
+async def test_what_would_be_late_is_refused_at_once_and_told_when_to_return(
+    start_server: StartServer,
+) -> None:
+    server = start_server(ONE_AT_A_TIME, stub={"STUB_FORWARD_S": "0.4"}).wait_ready()
+    async with server.async_client() as client, grpc.aio.insecure_channel(server.grpc) as channel:
+        assert (await post(client, 1)).status_code == 200  # now it is known what a forward costs
+        waiting = [post(client, red) for red in range(10, 14)]
+        await until_reached(server, 10)
+        late = await post(client, 20, X_Request_Timeout_Ms="500")
+        assert (late.status_code, late.json()["code"]) == (503, "OVERLOADED")
+
+        request = pb.ModelInferRequest(model_name="realfake")
+        request.inputs.add(
+            name="image", datatype="BYTES", shape=[1]
+        ).contents.bytes_contents.append(picture(30))
+        stub = pb_grpc.GRPCInferenceServiceStub(channel)
+        with pytest.raises(grpc.aio.AioRpcError) as refused:
+            await stub.ModelInfer(request, metadata=[("x-api-key", server.api_key)], timeout=0.5)
+        assert refused.value.code() is grpc.StatusCode.UNAVAILABLE
+        assert not all(task.done() for task in waiting), "the refusals waited for the answers"
+        assert 0 < retry_delay_s(refused.value) <= int(late.headers["retry-after"])
+
+        await asyncio.sleep(int(late.headers["retry-after"]))
+        again = await post(client, 21, X_Request_Timeout_Ms="500")
+        assert again.status_code == 200
+        assert {(await task).status_code for task in waiting} == {200}
+    assert not {20, 30} & set(reached(server))
+
+
+def retry_delay_s(error: grpc.aio.AioRpcError) -> float:
+    metadata: Any = error.trailing_metadata()
+    trailing = dict(metadata)
+    for detail in status_pb2.Status.FromString(trailing["grpc-status-details-bin"]).details:
+        retry = error_details_pb2.RetryInfo()
+        if detail.Unpack(retry):
+            return float(retry.retry_delay.ToTimedelta().total_seconds())
+    raise AssertionError("no RetryInfo")
+
+
+@pytest.mark.parametrize(("weights", "turn"), [(None, 1), ("tests=3", 3)])
+async def test_a_key_that_floods_does_not_make_another_wait(
+    weights: str | None, turn: int, start_server: StartServer
+) -> None:
+    settings = ONE_AT_A_TIME | ({"REALFAKE_BATCHING__WEIGHTS": weights} if weights else {})
+    server = start_server(settings, stub={"STUB_FORWARD_S": "0.1"}, keys={"other": OTHER_KEY})
+    server.wait_ready()
+    async with server.async_client() as client:
+        flood = [post(client, red) for red in range(40)]
+        await until_reached(server, 0)
+        mine = [post(client, red, X_API_Key=OTHER_KEY) for red in (100, 101, 102)]
+        answers = await asyncio.gather(*mine)
+        assert {answer.status_code for answer in answers} == {200}
+        assert not all(task.done() for task in flood), "the flood went first"
+        assert {(await task).status_code for task in flood} == {200}
+    order = reached(server)
+    first, last = order.index(100), order.index(102)
+    # Between two of mine, one turn of the other's, and what was decoded for it already.
+    assert last - first <= 2 * (turn + 1) + 4
+
+
+async def test_a_key_that_floods_leaves_room_for_another(start_server: StartServer) -> None:
+    """Even where the flood is larger than every queue."""
+    server = start_server(
+        ONE_AT_A_TIME
+        | {
+            "REALFAKE_BATCHING__MAX_QUEUE": "20",
+            "REALFAKE_LIMITS__MAX_PICTURES": "20",
+            "REALFAKE_LIMITS__MAX_IN_FLIGHT": "30",
+        },
+        stub={"STUB_FORWARD_S": "0.2"},
+        keys={"other": OTHER_KEY},
+    ).wait_ready()
+    limits = httpx.Limits(max_connections=200)
+    async with server.async_client(limits=limits) as client:
+        flood = [post(client, red) for red in range(60)]
+        await until_reached(server, 0)
+        assert (await post(client, 100, X_API_Key=OTHER_KEY)).status_code == 200
+        codes = [(await task).status_code for task in flood]
+    assert set(codes) == {200, 503}

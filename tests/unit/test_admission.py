@@ -1,0 +1,157 @@
+"""What is let in, what is refused, and what a refusal says."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from contextlib import ExitStack
+
+import pytest
+
+from predictor.errors import Overloaded
+from predictor.inference.admission import Admission
+from predictor.inference.cost import CostCurve
+from predictor.inference.places import Places
+from predictor.inference.turnstile import Turnstile
+
+
+def curve(*points: tuple[int, float]) -> CostCurve:
+    made = CostCurve()
+    for size, seconds in points:
+        made.observe(size, seconds)
+    return made
+
+
+def admission(*points: tuple[int, float], max_pictures: int = 100) -> Admission:
+    forward = curve(*points or ((1, 0.1), (8, 0.4)))
+    return Admission(forward, decode_workers=2, max_batch_size=8, max_pictures=max_pictures)
+
+
+def hold(subject: Admission, stack: ExitStack, caller: str | None, pictures: int) -> None:
+    subject.decoded(stack.enter_context(subject.enter(pictures, caller=caller)))
+
+
+def test_costs_lie_on_lines_between_what_was_seen() -> None:
+    made = curve((1, 0.1), (8, 0.4), (32, 1.6))
+    assert [made.seconds(size) for size in (1, 8, 20, 32, 64)] == pytest.approx(
+        [0.1, 0.4, 1.0, 1.6, 3.2]
+    )
+    assert CostCurve().seconds(5) == 0.0
+
+
+def test_costs_follow_what_changes() -> None:
+    made = curve(*[(4, 0.1)] * 5, *[(4, 0.5)] * 30)
+    assert made.seconds(4) == pytest.approx(0.5, rel=0.01)
+
+
+def test_an_empty_house_admits_whatever_it_expects() -> None:
+    with admission((1, 60.0)).enter(1, deadline=time.monotonic() + 0.1):
+        pass
+
+
+def test_what_would_be_late_is_refused_with_when_to_return() -> None:
+    subject = admission()
+    with ExitStack() as stack:
+        hold(subject, stack, None, 16)  # two batches of eight, 0.4 s each
+        subject.check(1, deadline=time.monotonic() + 2)
+        with pytest.raises(Overloaded) as refused:
+            subject.check(1, deadline=time.monotonic() + 0.5)
+        expected = subject.expected_s(1)
+        assert refused.value.retry_after_s == pytest.approx((expected - 0.5) * 1.25, rel=0.05)
+    subject.check(1, deadline=time.monotonic() + 0.5)
+
+
+def test_all_pictures_of_a_request_have_room_or_none() -> None:
+    subject = admission(max_pictures=10)
+    with ExitStack() as stack:
+        hold(subject, stack, None, 8)
+        with pytest.raises(Overloaded):
+            stack.enter_context(subject.enter(3))
+        hold(subject, stack, None, 2)
+        assert subject.inside == 10
+    assert subject.inside == 0
+
+
+def test_a_flood_by_one_key_neither_delays_nor_locks_out_another() -> None:
+    subject = admission(max_pictures=100)
+    with ExitStack() as stack:
+        for _ in range(80):
+            stack.enter_context(subject.enter(1, caller="flood"))
+        with pytest.raises(Overloaded):
+            stack.enter_context(subject.enter(1, caller="flood"))
+        soon = time.monotonic() + 0.6
+        with pytest.raises(Overloaded):
+            subject.check(caller="flood", deadline=soon)
+        subject.check(caller="other", deadline=soon)
+        stack.enter_context(subject.enter(1, caller="other", deadline=soon))
+
+
+def test_a_failed_request_gives_its_places_back() -> None:
+    subject = admission()
+    with pytest.raises(ZeroDivisionError), subject.enter(5, caller="a"):
+        raise ZeroDivisionError
+    assert subject.inside == 0
+    assert subject.expected_s(1) == pytest.approx(0.1)
+
+
+def test_expectations_learn_from_how_far_off_they_were() -> None:
+    """Answers that take no time at all, however long they were expected to."""
+    subject = admission()
+    before = subject.expected_s(1)
+    for _ in range(100):
+        with subject.enter(1):
+            pass
+    assert subject.expected_s(1) == pytest.approx(before / 4, rel=0.05)
+
+
+def test_places_are_shared_and_newcomers_find_one() -> None:
+    places = Places(100)
+    greedy = ["a", "b"]
+    for _ in range(100):
+        for caller in greedy:
+            places.take(caller)
+    assert [places.held_by(caller) for caller in greedy] == [44, 44]
+    assert all(places.take(f"newcomer {number}") for number in range(12))
+    for caller, held in list(places.holders()):
+        places.give_back(caller, held)
+    assert (places.taken, places.holders()) == (0, [])
+
+
+def test_without_keys_the_one_caller_may_take_every_place() -> None:
+    places = Places(3)
+    assert [places.take(None) for _ in range(4)] == [True, True, True, False]
+
+
+async def test_the_turnstile_lets_callers_in_by_turns() -> None:
+    turnstile = Turnstile(1)
+    await turnstile.enter("a")
+    order: list[str] = []
+
+    async def visit(caller: str, name: str) -> None:
+        await turnstile.enter(caller)
+        order.append(name)
+        turnstile.leave()
+
+    visits = [("a", "a1"), ("a", "a2"), ("a", "a3"), ("b", "b1")]
+    tasks = [asyncio.create_task(visit(*one)) for one in visits]
+    await asyncio.sleep(0)
+    turnstile.leave()
+    await asyncio.gather(*tasks)
+    assert order == ["a1", "b1", "a2", "a3"]
+
+
+@pytest.mark.parametrize("given", [False, True], ids=["while waiting", "with its turn given"])
+async def test_a_cancelled_visit_costs_no_place(given: bool) -> None:
+    turnstile = Turnstile(1)
+    await turnstile.enter("a")
+    visit = asyncio.create_task(turnstile.enter("b"))
+    await asyncio.sleep(0)
+    if given:
+        turnstile.leave()
+    visit.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await visit
+    if not given:
+        turnstile.leave()
+    async with asyncio.timeout(5):
+        await turnstile.enter("c")

@@ -1,0 +1,480 @@
+"""A bundle's description: what is read from it, and that nothing doubtful is served."""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from safetensors.numpy import save_file
+
+from predictor.bundle.files import CONFIG, GOLDEN, REALFAKE, WEIGHTS, sha256, write_realfake_json
+from predictor.bundle.manifest import (
+    DEFAULT_CROP_PCT,
+    IMAGENET_MEAN,
+    Manifest,
+    read_golden_vectors,
+    read_manifest,
+)
+from predictor.bundle.verdicts import Threshold, Verdicts
+from predictor.errors import BundleError
+from tests.unit.bundles import (
+    CONFIG_FIELDS,
+    OWN_FIELDS,
+    as_nobody,
+    described,
+    set_config,
+    set_own,
+    with_field,
+)
+
+
+@pytest.fixture
+def bundle(tmp_path: Path) -> Path:
+    return described(tmp_path / "bundle")
+
+
+def refusal(path: Path, **options: bool) -> str:
+    with pytest.raises(BundleError) as refused:
+        read_manifest(path, **options)
+    return refused.value.message
+
+
+def test_everything_comes_from_the_bundle(bundle: Path) -> None:
+    manifest = read_manifest(bundle)
+    assert (manifest.architecture, manifest.num_classes) == ("test_efficientnet", 2)
+    assert manifest.label_names == ("fake", "real")
+    assert manifest.preprocessing.input_size == (32, 48)
+    assert manifest.preprocessing.std == (0.25, 0.25, 0.25)
+    assert (manifest.temperature, manifest.version) == (1.5, "7")
+    high, low = manifest.verdicts.fake_at_least, manifest.verdicts.real_at_most
+    assert (high.value, high.error_rate) == (0.8, 0.01)
+    assert (low.value, low.error_rate) == (0.2, 0.02)
+    assert manifest.files == {name: sha256(bundle / name) for name in (CONFIG, WEIGHTS)}
+
+
+def test_a_plain_hub_bundle_gets_what_timm_assumes(bundle: Path) -> None:
+    (bundle / REALFAKE).unlink()
+    config = {"architecture": "a", "label_names": ["Real", "Fake"], "pretrained_cfg": None}
+    (bundle / CONFIG).write_text(json.dumps(config))
+    manifest = read_manifest(bundle)
+    assert manifest.preprocessing.input_size == (224, 224)
+    assert manifest.preprocessing.crop_pct == DEFAULT_CROP_PCT
+    assert manifest.preprocessing.mean == IMAGENET_MEAN
+    assert (manifest.verdicts.fake_labels, manifest.verdicts.real_labels) == ((1,), (0,))
+    assert manifest.verdicts.fake_at_least.error_rate is None
+
+
+@pytest.mark.parametrize("place", ["mean", "std", "crop_pct", "interpolation", "input_size"])
+def test_null_is_unsaid_as_it_is_for_timm(place: str, bundle: Path) -> None:
+    set_config(bundle, f"pretrained_cfg.{place}", None)
+    read_manifest(bundle)
+
+
+@pytest.mark.parametrize(
+    ("names", "meaning"),
+    [
+        ({"0": "real", "1": "fake"}, {}),
+        (["photo", "gan", "diffusion"], {"fake": ["gan", "diffusion"], "real": ["photo"]}),
+        (["FAKE", "Real"], {}),
+    ],
+)
+def test_labels_are_never_told_by_their_index(names: Any, meaning: Any, bundle: Path) -> None:
+    set_config(bundle, "num_classes", len(names))
+    set_config(bundle, "label_names", names)
+    set_own(bundle, "labels", meaning)
+    manifest = read_manifest(bundle)
+    fake = {manifest.label_names[index].lower() for index in manifest.verdicts.fake_labels}
+    assert fake in ({"fake"}, {"gan", "diffusion"})
+
+
+@given(st.lists(st.floats(0.0625, 1, width=32), min_size=2, max_size=12))
+def test_fake_probability_is_a_probability(weights: list[float]) -> None:
+    """Rounded shares of many fake labels add up to more than 1."""
+    shares = (np.array(weights) / np.sum(weights)).astype(np.float32)
+    assert 0 <= all_fake(len(weights)).fake_probability(shares) <= 1
+
+
+def test_a_broken_answer_does_not_become_a_certainty() -> None:
+    assert math.isnan(all_fake(3).fake_probability(np.full(3, np.nan, np.float32)))
+
+
+def all_fake(count: int) -> Verdicts:
+    return Verdicts(tuple(range(count)), (), Threshold(0.5), Threshold(0.5))
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "says"),
+    [
+        ("architecture", None, "config.json: architecture"),
+        ("architecture", 7, "config.json: architecture"),
+        ("num_classes", 3, "config.json: num_classes: must be 2"),
+        ("num_classes", "2", "config.json: num_classes"),
+        ("num_classes", 10**400, "config.json: num_classes"),
+        ("label_names", None, "config.json: label_names"),
+        ("label_names", "fake,real", "config.json: label_names"),
+        ("label_names", ["fake", 1], "config.json: label_names"),
+        ("label_names", {"1": "fake", "2": "real"}, "config.json: label_names"),
+        ("label_names", ["fake"], "at least two classes"),
+        ("label_names", ["fake", "fake"], "names a class twice"),
+        ("label_names", ["fake", "\ud800"], "printable"),
+        ("label_names", ["fake", "re\nal"], "printable"),
+        ("label_names", ["cat", "dog"], "labels of config.json that mean fake; it has cat, dog"),
+        ("model_args", [1], "config.json: model_args: must be an object"),
+        ("pretrained_cfg", [1], "config.json: pretrained_cfg: must be an object"),
+        ("pretrained_cfg.input_size", [3, 224], "pretrained_cfg: input_size"),
+        ("pretrained_cfg.input_size", [1, 224, 224], "pretrained_cfg: input_size"),
+        ("pretrained_cfg.input_size", [3, 0, 224], "pretrained_cfg: input_size"),
+        ("pretrained_cfg.input_size", [3, 1.5, 224], "pretrained_cfg: input_size"),
+        ("pretrained_cfg.input_size", [3, 10**6, 10**6], "at most 4096"),
+        ("pretrained_cfg.input_size", [3, 10**400, 1], "pretrained_cfg: input_size"),
+        ("pretrained_cfg.interpolation", "random", "pretrained_cfg: interpolation"),
+        ("pretrained_cfg.crop_mode", "corner", "pretrained_cfg: crop_mode"),
+        ("pretrained_cfg.crop_pct", 0, "pretrained_cfg: crop_pct"),
+        ("pretrained_cfg.crop_pct", 1.01, "pretrained_cfg: crop_pct"),
+        ("pretrained_cfg.crop_pct", True, "pretrained_cfg: crop_pct"),
+        ("pretrained_cfg.mean", [0.5], "pretrained_cfg: std"),
+        ("pretrained_cfg.std", [0.5, 0.5, 0], "pretrained_cfg: std"),
+        ("pretrained_cfg.std", ["a", "b", "c"], "pretrained_cfg: std"),
+    ],
+)
+def test_config_that_is_wrong_is_named(place: str, value: Any, says: str, bundle: Path) -> None:
+    set_own(bundle, "labels", {})
+    set_config(bundle, place, value)
+    assert says in refusal(bundle)
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "says"),
+    [
+        ("format_version", 2, "format_version: must be 1"),
+        ("format_version", None, "format_version: must be 1"),
+        ("version", "a/b", "version"),
+        ("version", 3, "version"),
+        ("version", "v" * 65, "version"),
+        ("temperature", 0, "temperature: must be between"),
+        ("temperature", -1, "temperature"),
+        ("temperature", 1e-300, "temperature"),
+        ("temperature", 10**400, "temperature"),
+        ("temperature", "1", "temperature"),
+        ("labels.fake", ["generated"], "must name labels of config.json that mean fake"),
+        ("labels.fake", [], "must name labels"),
+        ("labels.fake", ["fake", "fake"], "every label exactly once"),
+        ("labels.real", ["fake"], "every label exactly once"),
+        ("labels", ["fake"], "labels: must be an object"),
+        ("thresholds.fake_at_least.value", 1.5, "fake_at_least: value"),
+        ("thresholds.fake_at_least.value", "high", "fake_at_least: value"),
+        ("thresholds.fake_at_least.false_positive_rate", 7, "false_positive_rate"),
+        ("thresholds.real_at_most.false_negative_rate", -0.1, "false_negative_rate"),
+        ("thresholds.real_at_most.value", 0.9, "must not be above fake_at_least"),
+        ("thresholds", 0.5, "thresholds: must be an object"),
+        ("metrics", "good", "metrics: must be an object"),
+        ("files", {}, "files: must hold the SHA-256 of config.json"),
+        ("files", "all", "files: must be an object"),
+    ],
+)
+def test_realfake_json_that_is_wrong_is_named(
+    place: str, value: Any, says: str, bundle: Path
+) -> None:
+    set_own(bundle, place, value)
+    message = refusal(bundle)
+    assert says in message
+    assert message.startswith("realfake.json: ")
+
+
+def test_a_thousand_labels_do_not_fill_the_log(bundle: Path) -> None:
+    set_own(bundle, "labels", {})
+    set_config(bundle, "num_classes", 1000)
+    set_config(bundle, "label_names", [f"class {index}" for index in range(1000)])
+    message = refusal(bundle)
+    assert "and 995 more" in message
+    assert len(message) < 300
+
+
+BROKEN_JSON = [
+    *(b"", b"{", b"[]", b"null", b"\xff\xfe", b"\xef\xbb\xbf{}"),
+    *(b'{"a": NaN}', b'{"a": -Infinity}'),
+    b"[" * 100_000,
+    b'{"metrics": ' + b'{"a": ' * 400 + b"1" + b"}" * 401,
+    b'{"num_classes": ' + b"9" * 5000 + b"}",
+]
+
+
+@pytest.mark.parametrize("name", [CONFIG, REALFAKE])
+@pytest.mark.parametrize("text", BROKEN_JSON, ids=lambda text: repr(text[:12]))
+def test_a_file_that_is_no_json_object_is_named(name: str, text: bytes, bundle: Path) -> None:
+    (bundle / name).write_bytes(text)
+    assert refusal(bundle).startswith(f"{name}: ")
+
+
+def test_an_empty_realfake_json_is_not_the_absence_of_one(bundle: Path) -> None:
+    """Emptied on the way, it would take thresholds and digests with it."""
+    (bundle / REALFAKE).write_text("{}")
+    assert "format_version" in refusal(bundle)
+
+
+# What a field may hold instead, whatever wrote the file.
+
+NAMES = st.sampled_from(["fake", "real", "0", "value"]) | st.text(max_size=4)
+EXTREMES = st.sampled_from([10**400, -1, 0, 1e308, 5e-324, "\ud800", "fake", "real"])
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8) | EXTREMES,
+    lambda inside: st.lists(inside, max_size=4) | st.dictionaries(NAMES, inside),
+    max_leaves=6,
+)
+
+
+def places(document: dict[str, Any], before: str = "") -> list[str]:
+    found: list[str] = []
+    for name, value in document.items():
+        found.append(before + name)
+        if isinstance(value, dict):
+            found += places(value, f"{before}{name}.")
+    return found
+
+
+def read_or_refuse(bundle: Path) -> None:
+    message = None
+    try:
+        manifest = read_manifest(bundle)
+    except BundleError as error:
+        message = error.message
+    if message is None:
+        assert_servable(manifest)
+    else:
+        assert message.startswith((f"{CONFIG}: ", f"{REALFAKE}: "))
+
+
+def assert_servable(manifest: Manifest) -> None:
+    numbers = (manifest.temperature, *manifest.preprocessing.mean, *manifest.preprocessing.std)
+    assert all(map(math.isfinite, numbers))
+    assert manifest.verdicts.real_at_most.value <= manifest.verdicts.fake_at_least.value
+    assert sorted(manifest.verdicts.fake_labels + manifest.verdicts.real_labels) == list(
+        range(manifest.num_classes)
+    )
+    " ".join([*manifest.label_names, manifest.version, manifest.architecture]).encode()
+
+
+fuzz = settings(
+    max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+
+
+@fuzz
+@given(place=st.sampled_from([*places(CONFIG_FIELDS), "stranger"]), value=JSON)
+def test_any_value_in_config_json_is_read_or_refused(place: str, value: Any, bundle: Path) -> None:
+    (bundle / CONFIG).write_text(json.dumps(with_field(CONFIG_FIELDS, place, value)))
+    write_realfake_json(bundle, OWN_FIELDS)
+    read_or_refuse(bundle)
+
+
+@fuzz
+@given(place=st.sampled_from([*places(OWN_FIELDS), "format_version", "files"]), value=JSON)
+def test_any_value_in_realfake_json_is_read_or_refused(
+    place: str, value: Any, bundle: Path
+) -> None:
+    write_realfake_json(bundle, OWN_FIELDS)
+    set_own(bundle, place, value)
+    read_or_refuse(bundle)
+
+
+# Digests and files
+
+
+@pytest.mark.parametrize("name", [CONFIG, WEIGHTS])
+def test_a_changed_file_is_refused(name: str, bundle: Path) -> None:
+    with (bundle / name).open("ab") as file:
+        file.write(b" ")
+    assert refusal(bundle).startswith(f"{name}: its SHA-256 is not the one in realfake.json")
+
+
+@pytest.mark.parametrize("name", [CONFIG, WEIGHTS])
+def test_realfake_json_answers_for_every_file_that_decides(name: str, bundle: Path) -> None:
+    """Or labels could be exchanged in config.json and nobody would know."""
+    files = json.loads((bundle / REALFAKE).read_text())["files"]
+    del files[name]
+    set_own(bundle, "files", files)
+    assert refusal(bundle) == f"realfake.json: files: must hold the SHA-256 of {name}"
+
+
+def test_golden_vectors_beside_the_manifest_are_refused(bundle: Path) -> None:
+    (bundle / GOLDEN).write_bytes(b"from elsewhere")
+    assert GOLDEN in refusal(bundle)
+
+
+@pytest.mark.parametrize(
+    "name", ["gone.bin", "../config.json", "..", "", "/etc/passwd", "a" * 300, "\0", "\ud800"]
+)
+def test_realfake_json_can_name_files_of_the_bundle_only(name: str, bundle: Path) -> None:
+    files = json.loads((bundle / REALFAKE).read_text())["files"]
+    set_own(bundle, "files", {**files, name: "0" * 64})
+    assert "which is not a file of this bundle" in refusal(bundle)
+
+
+def test_what_does_not_decide_may_lie_beside(bundle: Path) -> None:
+    before = read_manifest(bundle).digest
+    (bundle / "README.md").write_text("a model card")
+    (bundle / "samples").mkdir()
+    (bundle / "pytorch_model.bin").write_bytes(b"the same, pickled")
+    assert read_manifest(bundle).digest == before
+
+
+@pytest.mark.parametrize("plain", [True, False])
+def test_the_digest_is_the_models_identity(plain: bool, bundle: Path, tmp_path: Path) -> None:
+    if plain:
+        (bundle / REALFAKE).unlink()
+    first = read_manifest(bundle).digest
+    assert read_manifest(bundle.rename(tmp_path / "moved")).digest == first
+    moved = tmp_path / "moved"
+    if plain:
+        (moved / WEIGHTS).write_bytes(b"others")
+    else:
+        set_own(moved, "temperature", 2.0)
+    assert read_manifest(moved).digest != first
+
+
+# Where bundles lie
+
+
+def below(bundle: Path) -> Path:
+    return bundle.parent
+
+
+def linked(bundle: Path) -> Path:
+    """A modelcar's /mnt/models is a link into another container."""
+    (bundle.parent / "models").symlink_to(bundle)
+    return bundle.parent / "models"
+
+
+def cached(bundle: Path) -> Path:
+    """A hub cache keeps files as blobs, and a snapshot of links to them."""
+    snapshot = bundle.parent / "snapshot"
+    snapshot.mkdir()
+    for file in bundle.iterdir():
+        blob = file.rename(file.with_name(sha256(file)))
+        (snapshot / file.name).symlink_to(Path("..", "bundle", blob.name))
+    return snapshot
+
+
+def projected(bundle: Path) -> Path:
+    """A ConfigMap's files are links through a link to a directory with the time in its name."""
+    root = bundle.parent / "mount"
+    root.mkdir()
+    bundle.rename(root / "..2026_01_01")
+    (root / "..data").symlink_to("..2026_01_01")
+    for name in (CONFIG, WEIGHTS, REALFAKE):
+        (root / name).symlink_to(Path("..data", name))
+    return root
+
+
+@pytest.mark.parametrize("mount", [below, linked, cached, projected])
+def test_a_bundle_is_found_as_it_is_mounted(mount: Callable[[Path], Path], bundle: Path) -> None:
+    assert read_manifest(mount(bundle)).version == "7"
+
+
+def test_a_place_without_one_bundle_is_refused(bundle: Path, tmp_path: Path) -> None:
+    assert "is not a directory" in refusal(tmp_path / "nowhere")
+    assert "is not a directory" in refusal(bundle / CONFIG)
+    described(tmp_path / "second")
+    assert "several bundles" in refusal(tmp_path)
+    (tmp_path / "empty").mkdir()
+    assert "no config.json" in refusal(tmp_path / "empty")
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [(CONFIG, "no config.json"), (WEIGHTS, "no model.safetensors"), (REALFAKE, "realfake.json")],
+)
+def test_a_link_to_nothing_is_refused(name: str, says: str, bundle: Path) -> None:
+    """A fetch that was cut off must not turn a calibrated bundle into an uncalibrated one."""
+    (bundle / name).unlink()
+    (bundle / name).symlink_to("gone")
+    assert says in refusal(bundle)
+
+
+@pytest.mark.parametrize(
+    ("name", "says"), [*((name, name) for name in (CONFIG, WEIGHTS, REALFAKE)), (".", CONFIG)]
+)
+def test_what_cannot_be_read_is_named(name: str, says: str, bundle: Path, tmp_path: Path) -> None:
+    (bundle / name).chmod(0)
+    with as_nobody(tmp_path):
+        message = refusal(Path("bundle"))
+    (bundle / name).chmod(0o755)
+    assert says in message
+    assert "Permission denied" in message
+
+
+@pytest.mark.parametrize(
+    ("names", "allow", "says"),
+    [
+        (["model.pth"], False, "only pickled weights (model.pth)"),
+        (["pytorch_model.bin"], False, "set model.allow_pth"),
+        (["a.pth", "b.pt"], True, "several pickled weight files"),
+        ([], True, "no model.safetensors"),
+        (["weights.safetensors"], True, "no model.safetensors"),
+    ],
+)
+def test_pickled_weights_only_by_choice(
+    names: list[str], allow: bool, says: str, bundle: Path
+) -> None:
+    (bundle / WEIGHTS).unlink()
+    (bundle / REALFAKE).unlink()
+    for name in names:
+        (bundle / name).write_bytes(b"")
+    assert says in refusal(bundle, allow_pth=allow)
+
+
+# Golden vectors
+
+GOOD_GOLDEN: dict[str, Any] = {
+    "pixels": np.zeros((2, 32, 48, 3), np.uint8),
+    "probabilities": np.full((2, 2), 0.5, np.float32),
+}
+
+
+def golden_of(bundle: Path, tensors: dict[str, Any]) -> Any:
+    save_file(tensors, bundle / GOLDEN)
+    write_realfake_json(bundle, OWN_FIELDS)
+    return read_golden_vectors(read_manifest(bundle))
+
+
+def test_golden_vectors_are_read(bundle: Path) -> None:
+    assert read_golden_vectors(read_manifest(bundle)) is None
+    assert golden_of(bundle, GOOD_GOLDEN).probabilities.shape == (2, 2)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"pixels": np.zeros((2, 48, 32, 3), np.uint8)},
+        {"pixels": np.zeros((2, 32, 48, 3), np.float32)},
+        {"pixels": np.zeros((3, 32, 48, 3), np.uint8)},
+        {"pixels": np.zeros((), np.uint8)},
+        {
+            "pixels": np.zeros((0, 32, 48, 3), np.uint8),
+            "probabilities": np.zeros((0, 2), np.float32),
+        },
+        {"probabilities": np.zeros((2, 3), np.float32)},
+        {"probabilities": np.full((2, 2), np.nan, np.float32)},
+        {"probabilities": np.zeros((2, 2), np.complex64)},
+    ],
+)
+def test_golden_vectors_of_another_model_are_refused(change: dict[str, Any], bundle: Path) -> None:
+    with pytest.raises(BundleError, match=r"golden\.safetensors: must hold pixels"):
+        golden_of(bundle, {**copy.copy(GOOD_GOLDEN), **change})
+
+
+@pytest.mark.parametrize("dtype", ["BF16", "F8_E4M3", None])
+def test_golden_vectors_that_are_no_arrays_are_refused(dtype: str | None, bundle: Path) -> None:
+    head = json.dumps({"pixels": {"dtype": dtype, "shape": [0], "data_offsets": [0, 0]}}).encode()
+    (bundle / GOLDEN).write_bytes(len(head).to_bytes(8, "little") + head if dtype else b"cut")
+    write_realfake_json(bundle, OWN_FIELDS)
+    with pytest.raises(BundleError, match=r"golden\.safetensors: cannot be read"):
+        read_golden_vectors(read_manifest(bundle))

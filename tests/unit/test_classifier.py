@@ -1,0 +1,414 @@
+"""From pictures to answers: the real debug bundle, and a network whose pace we set."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import io
+import math
+import threading
+import time
+from collections.abc import AsyncIterator, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torchvision import transforms
+
+from predictor.bundle.loader import load_module
+from predictor.bundle.manifest import Manifest, read_golden_vectors, read_manifest
+from predictor.errors import (
+    BundleError,
+    DeadlineExceeded,
+    InvalidImage,
+    InvalidRequest,
+    NotReady,
+    Overloaded,
+    SettingsError,
+    UnsupportedMedia,
+)
+from predictor.inference.batcher import Batcher
+from predictor.inference.classifier import (
+    Classifier,
+    batch_sizes,
+    load_classifier,
+    replay,
+    softmax,
+)
+from predictor.inference.decode_pool import ThreadDecodePool
+from predictor.inference.decoding import DecodeLimits
+from predictor.inference.engine import EngineInput, EngineOutOfMemory
+from predictor.inference.pictures import EncodedImage, Picture, Pixels, Tensor
+from predictor.inference.torch_engine import TorchEngine
+from predictor.settings import Settings
+from tests.pictures import noise, saved
+
+DEBUG_BUNDLE = Path(__file__).parents[2] / "checkpoints" / "debug"
+PATIENCE_S = 20.0
+
+
+@pytest.fixture(scope="module")
+def manifest() -> Manifest:
+    return read_manifest(DEBUG_BUNDLE)
+
+
+@pytest.fixture
+def settings() -> Settings:
+    return Settings.model_validate(
+        {"model": {"path": str(DEBUG_BUNDLE), "device": "cpu"}, "batching": {"max_batch_size": 4}}
+    )
+
+
+class Reds:
+    """A network that answers the mean red value and its opposite."""
+
+    name = "reds"
+    device = "cpu"
+    lanes = 1
+
+    def warm_up(self, batch_sizes: Sequence[int]) -> None: ...
+
+    def forward(self, batch: EngineInput) -> NDArray[np.float32]:
+        reds = [float(item[..., 0].mean()) / 100 for item in batch]
+        return np.array([[red, -red] for red in reds], dtype=np.float32)
+
+
+class SlowPicture:
+    """A tensor whose pixels take as long to come as the test likes; `opened` says that they are
+    asked for."""
+
+    def __init__(self, error: Exception | None = None) -> None:
+        self.opened = threading.Event()
+        self.ready = threading.Event()
+        self.error = error
+
+    @property
+    def array(self) -> NDArray[np.float32]:
+        self.opened.set()
+        assert self.ready.wait(PATIENCE_S)
+        if self.error is not None:
+            raise self.error
+        return np.ones((3, 128, 128), dtype=np.float32)
+
+    @property
+    def picture(self) -> Picture:
+        return cast(Tensor, self)
+
+    async def until_opened(self) -> None:
+        assert await asyncio.to_thread(self.opened.wait, PATIENCE_S)
+
+
+@pytest.fixture
+def slow() -> Iterator[SlowPicture]:
+    slow = SlowPicture()
+    yield slow
+    slow.ready.set()
+
+
+@contextlib.asynccontextmanager
+async def running(manifest: Manifest, *, max_pictures: int = 8) -> AsyncIterator[Classifier]:
+    """One decode worker, so that one slow picture holds up the others."""
+    batcher = Batcher(Reds(), max_batch_size=8, max_queue=8, max_wait_s=3600)
+    batcher.start()
+    pool = ThreadDecodePool(manifest.preprocessing, DecodeLimits(), workers=1)
+    classifier = Classifier(manifest, batcher, pool, max_pictures=max_pictures)
+    try:
+        async with asyncio.timeout(PATIENCE_S):
+            yield classifier
+    finally:
+        await classifier.close()
+
+
+def red(value: int) -> Pixels:
+    array = np.zeros((128, 128, 3), dtype=np.uint8)
+    array[..., 0] = value
+    return Pixels(array)
+
+
+# The real network
+
+
+async def test_a_picture_gets_the_same_answer_however_it_is_sent(settings: Settings) -> None:
+    classifier = await asyncio.to_thread(load_classifier, settings)
+    preprocessing = classifier.manifest.preprocessing
+    data = saved(noise(203, 301), "PNG")
+    image = Image.open(io.BytesIO(data))
+    # timm's own road, up to its last step
+    evaluation: Any = transforms.Compose(
+        [
+            transforms.Resize(128, transforms.InterpolationMode.BICUBIC),
+            transforms.CenterCrop(128),
+            transforms.ToTensor(),
+            transforms.Normalize(preprocessing.mean, preprocessing.std),
+        ]
+    )
+    pictures: list[Picture] = [
+        EncodedImage(data),
+        Pixels(np.asarray(image)),
+        Tensor(evaluation(image).numpy()),
+    ]
+    try:
+        alone = [(await classifier.classify([picture]))[0] for picture in pictures]
+        together = await classifier.classify(pictures)
+        assert (classifier.engine_name, classifier.device) == ("torch", "cpu")
+        assert classifier.queue_depth == 0
+    finally:
+        await classifier.close()
+    assert not classifier.healthy
+    for answer in [*alone, *together]:
+        np.testing.assert_allclose(answer.probabilities, alone[0].probabilities, atol=1e-6)
+        assert answer.probabilities.sum() == pytest.approx(1, abs=1e-6)
+        assert answer.verdict == alone[0].verdict
+        fake = classifier.manifest.label_names.index("fake")
+        assert answer.fake_prob == pytest.approx(answer.probabilities[fake])
+
+
+async def test_answers_keep_the_order_and_get_the_bundles_verdict(manifest: Manifest) -> None:
+    async with running(manifest) as classifier:
+        answers = await classifier.classify([red(255), red(0), red(64), red(128)])
+        assert await classifier.classify([]) == []
+    fake = [
+        1 / (1 + math.exp(-2 * value / 100 / manifest.temperature)) for value in (255, 0, 64, 128)
+    ]
+    assert [answer.fake_prob for answer in answers] == pytest.approx(fake, abs=1e-6)
+    assert [answer.verdict for answer in answers] == ["fake", "uncertain", "fake", "fake"]
+
+
+# Pictures that cannot be classified
+
+
+async def test_the_first_bad_picture_of_several_is_named(
+    manifest: Manifest, caplog: pytest.LogCaptureFixture
+) -> None:
+    bad = EncodedImage(saved(noise(), "PNG")[:4000])
+    worse = EncodedImage(b"<svg/>" * 10)
+    async with running(manifest) as classifier:
+        with pytest.raises(InvalidImage, match=r"^image\[1\]: "):
+            await classifier.classify([red(1), bad, worse, red(2)])
+        with pytest.raises(UnsupportedMedia, match=r"^(?!image\[)"):
+            await classifier.classify([worse])
+        assert len(await classifier.classify([red(1)])) == 1
+    assert caplog.records == []
+
+
+async def test_a_later_failure_of_the_same_request_is_nobodys_news(
+    manifest: Manifest, caplog: pytest.LogCaptureFixture
+) -> None:
+    first, second = SlowPicture(InvalidImage("damaged")), SlowPicture(InvalidImage("as well"))
+    second.ready.set()
+    async with running(manifest) as classifier:
+        request = asyncio.create_task(classifier.classify([first.picture, second.picture]))
+        await first.until_opened()
+        first.ready.set()
+        assert second.opened.wait(PATIENCE_S)  # before the loop hears of the first
+        with pytest.raises(InvalidImage, match=r"^image\[0\]: damaged"):
+            await request
+    # asyncio complains of an error that nobody fetched when it is thrown away.
+    del request, first, second
+    gc.collect()
+    assert caplog.records == []
+
+
+async def test_a_tensor_of_another_size_is_refused_with_the_right_one(manifest: Manifest) -> None:
+    async with running(manifest) as classifier:
+        with pytest.raises(InvalidRequest, match=r"shape \(3, 128, 128\)"):
+            await classifier.classify([Tensor(np.zeros((3, 128, 64), np.float32))])
+
+
+async def test_a_bug_in_decoding_is_not_taken_for_a_stop(manifest: Manifest) -> None:
+    """A client told to retry elsewhere would carry the bug from replica to replica."""
+    slow = SlowPicture(RecursionError())
+    slow.ready.set()
+    async with running(manifest) as classifier:
+        with pytest.raises(RecursionError):
+            await classifier.classify([slow.picture])
+
+
+# Load
+
+
+async def test_pictures_beyond_max_pictures_are_refused_until_there_is_room(
+    manifest: Manifest, slow: SlowPicture
+) -> None:
+    async with running(manifest, max_pictures=3) as classifier:
+        with pytest.raises(Overloaded):
+            await classifier.classify([red(1)] * 4)
+        first = asyncio.create_task(classifier.classify([slow.picture, red(1)]))
+        await slow.until_opened()
+        with pytest.raises(Overloaded):
+            await classifier.classify([red(1), red(2)])
+        slow.ready.set()
+        assert len(await first) == 2
+        assert len(await classifier.classify([red(1)] * 3)) == 3
+
+
+async def test_a_cancelled_request_gives_its_place_back(
+    manifest: Manifest, slow: SlowPicture
+) -> None:
+    never = SlowPicture()
+    async with running(manifest, max_pictures=2) as classifier:
+        first = asyncio.create_task(classifier.classify([slow.picture, never.picture]))
+        await slow.until_opened()
+        first.cancel()
+        await asyncio.wait([first])
+        assert first.cancelled()
+        second = asyncio.create_task(classifier.classify([red(1), red(2)]))
+        slow.ready.set()
+        assert len(await second) == 2
+    assert not never.opened.is_set()
+
+
+# Deadlines
+
+
+async def test_a_past_deadline_costs_no_decoding(manifest: Manifest, slow: SlowPicture) -> None:
+    async with running(manifest) as classifier:
+        with pytest.raises(DeadlineExceeded):
+            await classifier.classify([slow.picture], deadline=time.monotonic())
+    assert not slow.opened.is_set()
+
+
+async def test_a_deadline_is_kept_while_the_decoders_are_busy(
+    manifest: Manifest, slow: SlowPicture
+) -> None:
+    late = SlowPicture()
+    async with running(manifest) as classifier:
+        busy = asyncio.create_task(classifier.classify([slow.picture]))
+        await slow.until_opened()
+        with pytest.raises(DeadlineExceeded):  # while the only decoder is still held
+            await classifier.classify([late.picture], deadline=time.monotonic() + 0.02)
+        slow.ready.set()
+        assert len(await busy) == 1
+    assert not late.opened.is_set()
+
+
+async def test_a_picture_whose_turn_comes_too_late_is_not_decoded(
+    manifest: Manifest, slow: SlowPicture
+) -> None:
+    """The loop may be the last to know: the decoder looks at the clock itself."""
+    late, behind = SlowPicture(), SlowPicture()
+    behind.ready.set()
+    deadline = time.monotonic() + 0.05
+    async with running(manifest) as classifier:
+        busy = asyncio.create_task(classifier.classify([slow.picture]))
+        await slow.until_opened()
+        request = asyncio.create_task(classifier.classify([late.picture], deadline=deadline))
+        await asyncio.sleep(0)  # it is queued; from here on the loop sees nothing
+        last = classifier._pool.submit(behind.picture, None)
+        while time.monotonic() <= deadline:
+            pass
+        slow.ready.set()
+        assert behind.opened.wait(PATIENCE_S)
+        assert not late.opened.is_set()
+        with pytest.raises(DeadlineExceeded):
+            await request
+        await busy
+        await last
+
+
+# The end
+
+
+async def test_close_gives_not_ready_to_what_is_being_decoded_and_what_waits_for_it(
+    manifest: Manifest, slow: SlowPicture
+) -> None:
+    async with running(manifest) as classifier:
+        decoding = asyncio.create_task(classifier.classify([slow.picture]))
+        await slow.until_opened()
+        never = SlowPicture()
+        waiting = asyncio.create_task(classifier.classify([never.picture, red(2)]))
+        await asyncio.sleep(0)
+        await classifier.close()
+        with pytest.raises(NotReady):
+            await classifier.classify([red(3)])
+        slow.ready.set()
+        for task in (decoding, waiting):
+            with pytest.raises(NotReady):
+                await task
+    assert not never.opened.is_set()  # the process ends only when its decoders have
+
+
+# Loading
+
+
+async def test_a_batch_that_does_not_fit_at_start_is_a_setting_to_change(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def forward(self: TorchEngine, batch: EngineInput) -> NDArray[np.float32]:
+        if len(batch) > 2:  # a GPU's fault, raised where a GPU would
+            raise EngineOutOfMemory
+        return np.zeros((len(batch), 2), np.float32)
+
+    monkeypatch.setattr(TorchEngine, "forward", forward)
+    with pytest.raises(SettingsError, match=r"^batching\.max_batch_size: 4 pictures do not fit"):
+        await asyncio.to_thread(load_classifier, settings)
+
+
+@pytest.mark.parametrize("shift", [0.01, math.nan])
+def test_a_network_that_is_not_the_bundles_does_not_start(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, shift: float
+) -> None:
+    """Digests match, weights load, and yet the answers are others: a changed timm would do it."""
+
+    def load_other(manifest: Manifest) -> torch.nn.Module:
+        module: Any = load_module(manifest)
+        with torch.no_grad():
+            module.get_classifier().bias[0] += shift
+        return cast(torch.nn.Module, module)
+
+    monkeypatch.setattr("predictor.bundle.loader.load_module", load_other)
+    with pytest.raises(BundleError, match=r"^golden vectors: an answer differs by"):
+        load_classifier(settings)
+
+
+def test_golden_vectors_replay_within_the_tolerance(manifest: Manifest) -> None:
+    engine = TorchEngine(load_module(manifest), manifest.preprocessing, device="cpu")
+    assert read_golden_vectors(manifest) is not None
+    assert replay(manifest, engine, engine.tolerance) <= engine.tolerance
+    with pytest.raises(BundleError, match="more than -1"):
+        replay(manifest, engine, -1)
+
+
+def test_a_bundle_without_golden_vectors_has_nothing_to_replay(
+    manifest: Manifest, tmp_path: Path
+) -> None:
+    assert replay(replace(manifest, path=tmp_path), Reds(), 0.0) == 0.0
+
+
+# Arithmetic
+
+
+@pytest.mark.parametrize("temperature", [0.05, 0.59, 1.0, 7.0])
+@pytest.mark.parametrize(
+    "logits", [[0.0, 0.0], [1.5, -2.0, 0.25], [30.0, -30.0], [1e4, 1e4 - 1, -1e4], [-5.0] * 9]
+)
+def test_softmax_is_the_definition(logits: list[float], temperature: float) -> None:
+    row = np.array(logits, dtype=np.float32)
+    highest = max(logits)
+    exponents = [math.exp((float(value) - highest) / temperature) for value in row]
+    expected = [exponent / math.fsum(exponents) for exponent in exponents]
+    answer = softmax(np.stack([row, row[::-1]]), temperature)
+    assert answer.dtype == np.float32
+    np.testing.assert_allclose(answer, [expected, expected[::-1]], rtol=1e-6, atol=1e-30)
+
+
+@pytest.mark.parametrize(
+    ("largest", "sizes"),
+    [
+        (1, [1]),
+        (2, [1, 2]),
+        (3, [1, 2, 3]),
+        (8, [1, 2, 4, 8]),
+        (33, [1, 2, 4, 8, 16, 32, 33]),
+    ],
+)
+def test_every_power_of_two_and_the_largest_batch_are_warmed_up(
+    largest: int, sizes: list[int]
+) -> None:
+    assert batch_sizes(largest) == sizes
