@@ -11,9 +11,9 @@ export VENV
 
 .PHONY: help
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-$(READY): requirements/dev.txt pyproject.toml hack/setup.sh
+$(READY): requirements/dev.txt requirements/checkov.txt pyproject.toml hack/setup.sh
 	@hack/setup.sh
 
 .PHONY: setup
@@ -44,17 +44,51 @@ format: $(READY) ## Format the code and apply safe fixes
 	@$(VENV)/bin/ruff format .
 
 .PHONY: generate
-generate: $(READY) ## Write what is generated: docs/settings.md
+generate: $(READY) ## Write what is generated: docs/settings.md, the chart's schema and README, manifests/
 	@$(PY) hack/generate_settings_docs.py
+	@$(PY) -m hack.generate_chart
 
 .PHONY: verify
 verify: $(READY) ## Fail when something generated or pinned is stale
 	@$(PY) hack/generate_settings_docs.py --check
+	@$(PY) -m hack.generate_chart --check
 	@hack/lock.sh --check
 
 .PHONY: lock
 lock: $(READY) ## Pin requirements/*.in again (ARGS=--upgrade moves every pin)
 	@UV="$$(VENV=$(VENV) hack/find_uv.sh)" hack/lock.sh $(ARGS)
+
+.PHONY: lock-cpu
+lock-cpu: $(READY) ## Pin PyTorch's CPU builds for VARIANT=cpu (their own index must be reachable)
+	@UV="$$(VENV=$(VENV) hack/find_uv.sh)" hack/image/lock_cpu.sh
+
+.PHONY: image
+image: ## Build the container image (VARIANT=cuda|cpu TARGET=runtime|debug BASE=name@sha256:…)
+	@hack/image/build.sh
+
+.PHONY: image-test
+image-test: $(READY) ## Build the image, run it read-only under a random uid, and post pictures to it
+	@hack/image/test.sh -q $(ARGS)
+
+.PHONY: compose
+compose: $(READY) ## Serve with Prometheus and Grafana in containers (ARGS="up --detach"; docker compose)
+	@$(PY) hack/compose.py $(ARGS)
+
+.PHONY: sbom
+sbom: $(READY) ## Write dist/realfake.cdx.json, the CycloneDX list of what the image installs
+	@$(PY) hack/sbom.py dist/realfake.cdx.json
+
+.PHONY: rollout
+rollout: $(READY) ## Watch, judge, promote or abort a canary (ARGS="watch --namespace …")
+	@$(PY) -m hack.rollout $(ARGS)
+
+.PHONY: kube-api
+kube-api: ## Build the API server that tests/rollout needs (Go; minutes on a first run)
+	@hack/kube_api.sh
+
+.PHONY: cluster-test
+cluster-test: $(READY) ## Run the end-to-end tests against the cluster of KUBECONFIG (docs/cluster-tests.md)
+	@$(PY) -m pytest tests/cluster -q -m cluster $(ARGS)
 
 .PHONY: clean
 clean: ## Remove the environment and everything that was made by these targets

@@ -8,6 +8,8 @@ declare -A inputs=(
   [bootstrap]="requirements/bootstrap.in"
   [runtime]="requirements/runtime.in"
   [dev]="requirements/runtime.in requirements/dev.in"
+  # In an environment of its own: its pins contradict those above.
+  [checkov]="requirements/checkov.in"
 )
 
 header() { # header <lock>
@@ -17,7 +19,7 @@ header() { # header <lock>
 }
 
 if [ "${1:-}" = --check ]; then
-  for lock in bootstrap runtime dev; do
+  for lock in bootstrap runtime dev checkov; do
     file=requirements/$lock.txt
     if [ "$(head -n 2 "$file")" != "$(header "$lock")" ]; then
       echo "$file is older than ${inputs[$lock]}; run: make lock" >&2
@@ -35,7 +37,7 @@ fi
 # A developer's own index or wheel folder must not shape the pins.
 unset PIP_FIND_LINKS PIP_INDEX_URL PIP_EXTRA_INDEX_URL UV_FIND_LINKS UV_INDEX UV_DEFAULT_INDEX UV_INDEX_URL UV_EXTRA_INDEX_URL
 uv=${UV:-uv}
-for lock in bootstrap runtime dev; do
+for lock in bootstrap runtime dev checkov; do
   file=requirements/$lock.txt
   constraint=()
   [ "$lock" != dev ] || constraint=(--constraint requirements/runtime.txt)

@@ -13,4 +13,6 @@ fi
 echo "installing the pinned dependencies into $venv (torch is large: minutes on a first run)"
 "$uv" pip sync --quiet --python "$venv/bin/python" --no-config --require-hashes requirements/dev.txt
 "$uv" pip install --quiet --python "$venv/bin/python" --no-config --no-deps --no-build-isolation --editable .
+[ -x "$venv/checkov/bin/python" ] || "$uv" venv --quiet --no-config --python "$python" "$venv/checkov"
+"$uv" pip sync --quiet --python "$venv/checkov/bin/python" --no-config --require-hashes requirements/checkov.txt
 touch "$venv/.ready"

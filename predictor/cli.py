@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final, TypeAlias
 
-from predictor import cli_keys
+from predictor import cli_audit, cli_keys
 from predictor.errors import StartupError
 
 log = logging.getLogger("predictor.cli")
@@ -69,6 +71,7 @@ def _parser() -> argparse.ArgumentParser:
         help="score everything again instead of going on where FILE ends",
     )
     cli_keys.add(commands, _add)
+    cli_audit.add(commands, _add)
     _add_model(commands)
     return parser
 
@@ -121,6 +124,9 @@ def _add_model(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 
 def _serve(args: argparse.Namespace) -> int:
+    # Process 1 of a container gets no signal that it does not handle, and imports take seconds.
+    signal.signal(signal.SIGTERM, _end_before_serving)
+
     from predictor.settings import load_settings
     from predictor.telemetry.logging import configure_logging
 
@@ -130,6 +136,11 @@ def _serve(args: argparse.Namespace) -> int:
     from predictor.serving.server import serve
 
     return serve(settings)
+
+
+def _end_before_serving(number: int, frame: object) -> None:
+    # Not SystemExit: it would arrive in somebody's import, where a bare `except` may take it.
+    os._exit(128 + number)
 
 
 def _log_refusal(error: StartupError) -> None:

@@ -81,8 +81,8 @@ def decode_binary(
     text = str(json_length)
     if _LENGTH.fullmatch(text) is None or int(text) > len(view):
         raise InvalidRequest(
-            f"Inference-Header-Content-Length: is {shown(text)}; must be the length of the JSON "
-            f"in bytes, at most that of the body ({len(view)})"
+            "Inference-Header-Content-Length: must be the length of the JSON in bytes, at most "
+            f"that of the body ({len(view)})"
         )
     return _decode(view[: int(text)], view[int(text) :], model, max_pictures)
 

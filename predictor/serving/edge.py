@@ -25,6 +25,7 @@ from predictor.errors import (
     WireError,
 )
 from predictor.serving.byte_budget import Hold
+from predictor.serving.call import Call, call_var
 from predictor.serving.http import (
     JSON,
     ClientDisconnected,
@@ -59,8 +60,8 @@ class _Exchange:
     request_id: str
     arrived: float
     match: Match
+    call: Call
     head_s: float = 0.0
-    key_id: str | None = None
     body_read: bool = False
 
 
@@ -79,15 +80,19 @@ class Edge:
         headers: dict[str, str] = {}
         for name, value in scope["headers"]:
             headers.setdefault(name.decode("latin-1"), value.decode("latin-1"))
+        identity = request_id(headers.get("x-request-id"))
+        match = self._routes.match(scope["method"], scope["path"])
         exchange = _Exchange(
             method=scope["method"],
             headers=headers,
-            request_id=request_id(headers.get("x-request-id")),
+            request_id=identity,
             arrived=time.monotonic(),
-            match=self._routes.match(scope["method"], scope["path"]),
+            match=match,
+            call=Call("http", match.route.path if match.route else None, identity),
             head_s=scope.get("state", {}).get("head_s", 0.0),
         )
-        request_id_var.set(exchange.request_id)
+        request_id_var.set(identity)
+        call_var.set(exchange.call)
         error: WireError | None = None
         try:
             response = await self._answer(exchange, scope, receive)
@@ -107,7 +112,7 @@ class Edge:
     async def _answer(self, exchange: _Exchange, scope: Any, receive: Receive) -> HttpResponse:
         route = exchange.match.route
         if route is None or not route.public:
-            exchange.key_id = self._policy.authenticate(scope["headers"])
+            self._policy.accept(scope["headers"], exchange.call)
         if route is None:
             if exchange.match.allowed:
                 raise MethodNotAllowed(f"use {' or '.join(exchange.match.allowed)} here")
@@ -119,12 +124,12 @@ class Edge:
             request_id=exchange.request_id,
             arrived=exchange.arrived,
             deadline=self._policy.deadline(exchange.headers.get("x-request-timeout-ms")),
-            key_id=exchange.key_id,
+            key_id=exchange.call.key_id,
         )
         if not route.inference:
             return await route.handler(request)
         with (
-            self._policy.admit(exchange.key_id, request.deadline),
+            self._policy.admit(exchange.call.key_id, request.deadline),
             self._policy.bytes.hold() as hold,
         ):
             request.body = await self._body(exchange, receive, hold)
@@ -164,6 +169,7 @@ class Edge:
             "content-type": response.content_type,
             "content-length": str(len(response.body)),
             "x-request-id": exchange.request_id,
+            **exchange.call.headers,
             **response.headers,
         }
         unread = not exchange.body_read and _has_body(exchange.headers)
@@ -192,9 +198,11 @@ class Edge:
                 "status": status,
                 "code": code,
                 "duration_ms": round((time.monotonic() - exchange.arrived) * 1000, 3),
-                "key_id": exchange.key_id,
+                "key_id": exchange.call.key_id,
             },
         )
+        if route is not None and route.inference:
+            exchange.call.audit_answer(self._policy.audit, code)
 
 
 def _has_body(headers: dict[str, str]) -> bool:

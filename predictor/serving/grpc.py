@@ -17,8 +17,9 @@ from predictor.inference.pictures import Classification
 from predictor.protocol import v2
 from predictor.protocol.schemas import InputTensor, ModelDescription, OutputTensor, RequestedOutput
 from predictor.security.certificates import CertificateStore
+from predictor.serving.call import call_var
 from predictor.serving.data_plane import RealFakeDataPlane
-from predictor.serving.grpc_edge import GrpcEdge, caller_var
+from predictor.serving.grpc_edge import GrpcEdge
 from predictor.serving.grpc_reading import MessageReader, connection_options
 from predictor.serving.health import V2_SERVICE, HealthServicer
 from predictor.serving.model import Job, WireRequest
@@ -69,7 +70,7 @@ class InferenceServicer:
         deadline = self._policy.deadline(
             metadata.get("x-request-timeout-ms"), context.time_remaining()
         )
-        caller = caller_var.get()
+        caller = call_var.get().key_id
         wire = WireRequest(
             partial(self._parse, request), request.ByteSize(), arrived, deadline, caller
         )

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
 from collections.abc import Awaitable, Callable
-from contextvars import ContextVar
 from typing import Any, Final, NoReturn, TypeAlias
 
 import grpc
@@ -15,6 +15,7 @@ from google.rpc.error_details_pb2 import ErrorInfo, RetryInfo
 from google.rpc.status_pb2 import Status
 
 from predictor.errors import InternalError, NotReady, WireError
+from predictor.serving.call import Call, call_var
 from predictor.serving.grpc_reading import MessageReader
 from predictor.serving.policy import Policy, request_id
 from predictor.telemetry.logging import request_id_var
@@ -34,10 +35,8 @@ PUBLIC: Final = frozenset(
         "/grpc.health.v1.Health/Watch",
     }
 )
+INFER: Final = "/inference.GRPCInferenceService/ModelInfer"
 ERROR_DOMAIN: Final = "realfake"
-
-caller_var: Final[ContextVar[str | None]] = ContextVar("caller", default=None)
-"""Id of the API key of the call that is being served."""
 
 
 class GrpcEdge(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # not generic when run
@@ -75,18 +74,21 @@ class GrpcEdge(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # not gen
             identity = request_id(metadata.get("x-request-id"))
             request_id_var.set(identity)
             context.set_trailing_metadata((("x-request-id", identity),))
-            record: dict[str, Any] = {"protocol": "grpc", "route": method, "key_id": None}
+            known = Call("grpc", method, identity)
+            call_var.set(known)
             code = "CANCELLED"
             try:
                 if method not in PUBLIC:
-                    record["key_id"] = self._policy.authenticate(_raw_metadata(context))
-                caller_var.set(record["key_id"])
+                    self._policy.accept(_raw_metadata(context), known)
                 answer = await behavior(request, context)
+                if known.headers:
+                    # Not in the trailer: the draft that defines these fields forbids it.
+                    await context.send_initial_metadata(tuple(known.headers.items()))
                 code = "OK"
                 return answer
             except WireError as error:
                 code = error.code
-                await _abort(context, error, identity)
+                await _abort(context, error, known)
             except asyncio.CancelledError:
                 task = asyncio.current_task()
                 if task is not None and task.cancelling():
@@ -94,23 +96,35 @@ class GrpcEdge(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # not gen
                 # Something below us was cancelled; unanswered, the caller would wait forever.
                 stopping = NotReady("the server is stopping; retry on another replica")
                 code = stopping.code
-                await _abort(context, stopping, identity)
+                await _abort(context, stopping, known)
             except grpc.aio.AbortError:
                 code = "ABORTED"
                 raise
             except Exception:
                 log.exception("unhandled error")
                 code = InternalError.code
-                await _abort(context, InternalError(), identity)
+                await _abort(context, InternalError(), known)
             finally:
-                record |= {
-                    "code": code,
-                    "duration_ms": round((time.monotonic() - started) * 1000, 3),
-                }
-                quiet = method in PUBLIC and code == "OK"
-                access_log.log(logging.DEBUG if quiet else logging.INFO, "request", extra=record)
+                _log(known, code, started)
+                if method == INFER:
+                    known.audit_answer(self._policy.audit, code)
 
         return call
+
+
+def _log(call: Call, code: str, started: float) -> None:
+    quiet = call.route in PUBLIC and code == "OK"
+    access_log.log(
+        logging.DEBUG if quiet else logging.INFO,
+        "request",
+        extra={
+            "protocol": "grpc",
+            "route": call.route,
+            "key_id": call.key_id,
+            "code": code,
+            "duration_ms": round((time.monotonic() - started) * 1000, 3),
+        },
+    )
 
 
 def _raw_metadata(context: Context) -> list[tuple[bytes, bytes]]:
@@ -120,8 +134,9 @@ def _raw_metadata(context: Context) -> list[tuple[bytes, bytes]]:
     ]
 
 
-async def _abort(context: Context, error: WireError, identity: str) -> NoReturn:
+async def _abort(context: Context, error: WireError, call: Call) -> NoReturn:
     """End the call with the error's status, `ErrorInfo`, and `RetryInfo` where a retry helps."""
+    identity = call.request_id or ""
     code = grpc.StatusCode[error.grpc_status]
     message = f"{error.code}: {error.message}"
     status = Status(code=code.value[0], message=message)
@@ -129,11 +144,12 @@ async def _abort(context: Context, error: WireError, identity: str) -> NoReturn:
     status.details.add().Pack(info)
     if error.retry_after_s is not None:
         delay = Duration()
-        delay.FromMilliseconds(int(error.retry_after_s * 1000))
+        delay.FromMilliseconds(math.ceil(error.retry_after_s * 1000))
         status.details.add().Pack(RetryInfo(retry_delay=delay))
     trailing = (
         ("x-request-id", identity),
         ("grpc-status-details-bin", status.SerializeToString()),
+        *call.headers.items(),
     )
     await context.abort(code, message, trailing)
     raise AssertionError("abort always raises")

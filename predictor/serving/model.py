@@ -13,6 +13,9 @@ from predictor.errors import NotReady
 from predictor.inference.classifier import Classifier
 from predictor.inference.pictures import Classification, Picture
 from predictor.protocol.schemas import ModelDescription
+from predictor.security.audit import AuditLog, digests
+from predictor.security.rate_limits import RateLimits
+from predictor.serving.call import Call, call_var
 from predictor.serving.lifecycle import Lifecycle
 
 ReplyT = TypeVar("ReplyT")
@@ -70,11 +73,23 @@ class RealFakeModel(kserve.Model):  # type: ignore[misc]  # kserve ships no type
     """Serves one classifier, under one name, to every protocol.
 
     The network's weights arrive later (`attach`): the ports are open while they load.
+
+    Args:
+        rate_limits: None when nothing is limited.
+        audit: None when nothing is audited.
     """
 
-    def __init__(self, name: str, lifecycle: Lifecycle) -> None:
+    def __init__(
+        self,
+        name: str,
+        lifecycle: Lifecycle,
+        rate_limits: RateLimits | None = None,
+        audit: AuditLog | None = None,
+    ) -> None:
         super().__init__(name)
         self._lifecycle = lifecycle
+        self._rate_limits = rate_limits
+        self._audit = audit
         self._classifier: Classifier | None = None
         self._description: ModelDescription | None = None
 
@@ -108,6 +123,8 @@ class RealFakeModel(kserve.Model):  # type: ignore[misc]  # kserve ships no type
         return bool(self.ready)
 
     async def healthy(self) -> bool:
+        if self._audit is not None and self._audit.blocking:
+            return False
         return (
             self._lifecycle.is_ready and self._classifier is not None and self._classifier.healthy
         )
@@ -129,11 +146,24 @@ class RealFakeModel(kserve.Model):  # type: ignore[misc]  # kserve ships no type
     ) -> _Answer[Any]:
         if self._classifier is None:
             raise NotReady("the model is still loading; try again shortly")
-        job = payload.job
+        job, call = payload.job, call_var.get()
+        call.model = self._description
+        await self._limit(call, len(job.pictures))
+        if self._audit is not None:
+            call.digests = await asyncio.to_thread(digests, job.pictures)
         results = await self._classifier.classify(
             job.pictures, caller=payload.caller, deadline=payload.deadline
         )
+        call.verdicts = [result.verdict for result in results]
         return _Answer(job, results)
+
+    async def _limit(self, call: Call, pictures: int) -> None:
+        """Count the pictures of every protocol, before they cost anything more."""
+        if self._rate_limits is None:
+            return
+        call.allowance = await self._rate_limits.take(call.key_id, pictures)
+        if call.allowance is not None:
+            call.allowance.require()
 
     async def postprocess(
         self, result: _Answer[ReplyT], headers: dict[str, str] | None = None

@@ -8,11 +8,13 @@ import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
-from predictor.errors import InvalidRequest, Overloaded
+from predictor.errors import InvalidRequest, Overloaded, WireError
 from predictor.inference.admission import Admission
 from predictor.inference.places import Places
 from predictor.security import api_keys
+from predictor.security.audit import AuditLog
 from predictor.serving.byte_budget import ByteBudget
+from predictor.serving.call import Call
 from predictor.settings import LimitSettings
 
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
@@ -32,11 +34,18 @@ class Policy:
 
     Args:
         keys: None when `auth.mode` is `none`: everybody may call.
+        audit: None when nothing is audited.
     """
 
-    def __init__(self, keys: api_keys.Verifier | None, limits: LimitSettings) -> None:
+    def __init__(
+        self,
+        keys: api_keys.Verifier | None,
+        limits: LimitSettings,
+        audit: AuditLog | None = None,
+    ) -> None:
         self._keys = keys
         self._limits = limits
+        self.audit = audit
         self._places = Places(limits.max_in_flight)
         self.bytes = ByteBudget(limits.max_bytes_in_flight)
         self.admission: Admission | None = None
@@ -45,6 +54,24 @@ class Policy:
     @property
     def in_flight(self) -> int:
         return self._places.taken
+
+    def accept(self, headers: Iterable[tuple[bytes, bytes]], call: Call) -> None:
+        """Note in `call` whose key it shows, and record the decision.
+
+        Raises:
+            NotReady: the decision could not be recorded.
+            Unauthenticated, InvalidRequest: as `authenticate`.
+        """
+        if self.audit is not None:
+            self.audit.require()
+        try:
+            call.key_id = self.authenticate(headers)
+        except WireError as error:
+            call.audit_decision(self.audit, error.code)
+            raise
+        call.accepted = True
+        if self._keys is not None:
+            call.audit_decision(self.audit, "OK")
 
     def authenticate(self, headers: Iterable[tuple[bytes, bytes]]) -> str | None:
         """Return the id of the caller's key, or None when no keys are asked for.

@@ -19,8 +19,10 @@ import uvloop
 
 from predictor.errors import StartupError
 from predictor.inference.classifier import Classifier, load_classifier
+from predictor.security.audit import open_audit
 from predictor.security.certificates import CertificateStore
 from predictor.security.key_store import KeyStore
+from predictor.security.rate_limits import RateLimits
 from predictor.serving.connections import Connections
 from predictor.serving.data_plane import RealFakeDataPlane
 from predictor.serving.descriptors import allow_descriptors
@@ -34,6 +36,7 @@ from predictor.serving.routes import Routes
 from predictor.serving.tls import CurrentContext
 from predictor.serving.watchdog import device_lost
 from predictor.settings import Settings
+from predictor.telemetry.logging import LogLines
 
 log = logging.getLogger("predictor.server")
 
@@ -68,7 +71,11 @@ class RealFakeServer(kserve.ModelServer):  # type: ignore[misc]  # kserve ships 
             enable_latency_logging=False,
         )
         self.settings = settings
-        self._model = RealFakeModel(settings.model.name, self.lifecycle)
+        self._rate_limits = RateLimits.from_settings(settings.rate_limit, settings.model.name)
+        self._audit = open_audit(settings.audit, LogLines())
+        self._model = RealFakeModel(
+            settings.model.name, self.lifecycle, self._rate_limits, self._audit
+        )
         self.register_model(self._model)
         self.dataplane = RealFakeDataPlane(self.registered_models, self.lifecycle)
         self._stop = asyncio.Event()
@@ -83,12 +90,16 @@ class RealFakeServer(kserve.ModelServer):  # type: ignore[misc]  # kserve ships 
         Raises:
             StartupError: a port is taken, the keys are unusable, or the bundle is refused.
         """
-        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(self._serve())
+        try:
+            with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+                runner.run(self._serve())
+        finally:
+            if self._audit is not None:
+                self._audit.close()
 
     async def _serve(self) -> None:
         settings = self.settings
-        policy = self._policy = Policy(_follow_keys(settings), settings.limits)
+        policy = self._policy = Policy(_follow_keys(settings), settings.limits, self._audit)
         certificates = _follow_certificates(settings)
         self._take_signals()
         allow_descriptors(settings.limits.max_connections)
@@ -207,7 +218,7 @@ class RealFakeServer(kserve.ModelServer):  # type: ignore[misc]  # kserve ships 
         self.lifecycle.enter(State.FAILED)
         classifier.abandon()
         self._stop.set()
-        asyncio.get_running_loop().call_later(FAILED_LINGER_S, _end_failed)
+        asyncio.get_running_loop().call_later(FAILED_LINGER_S, self._end_failed)
 
     async def _until_stopped(self, http_tasks: Sequence[asyncio.Task[None]]) -> None:
         stopped = asyncio.create_task(self._stop.wait())
@@ -229,37 +240,42 @@ class RealFakeServer(kserve.ModelServer):  # type: ignore[misc]  # kserve ships 
             self.lifecycle.enter(State.STOPPED)
         await asyncio.gather(*http_tasks, grpc_server.stop(self.settings.server.drain_timeout_s))
         if self.lifecycle.state is State.FAILED:
-            _end_failed()
+            self._end_failed()
         if self.lifecycle.state is not State.STOPPED:
             self.lifecycle.enter(State.STOPPED)
         if classifier is not None:
             await classifier.close()
+        if self._rate_limits is not None:
+            await self._rate_limits.close()
         log.info("stopped")
 
     def _take_signals(self) -> None:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._on_stop_signal, number)
-        loop.add_signal_handler(signal.SIGQUIT, _end_now, signal.SIGQUIT)
+        loop.add_signal_handler(signal.SIGQUIT, self._end_now, signal.SIGQUIT)
 
     def _on_stop_signal(self, number: signal.Signals) -> None:
         if self._stop.is_set():
-            _end_now(number)
+            self._end_now(number)
         log.info("stopping", extra={"signal": number.name})
         self._stop.set()
 
+    def _end_now(self, number: signal.Signals) -> None:
+        """End without draining."""
+        log.warning("ended without draining", extra={"signal": number.name})
+        self._exit(128 + number)
 
-def _end_failed() -> None:
-    """End although the device thread may never return."""
-    sys.stdout.flush()
-    os._exit(EXIT_DEVICE_LOST)
+    def _end_failed(self) -> None:
+        """End although the device thread may never return."""
+        self._exit(EXIT_DEVICE_LOST)
 
-
-def _end_now(number: signal.Signals) -> None:
-    """End without draining. `os._exit`: a thread inside a forward would hold up `sys.exit`."""
-    log.warning("ended without draining", extra={"signal": number.name})
-    sys.stdout.flush()
-    os._exit(128 + number)
+    def _exit(self, code: int) -> None:
+        """`os._exit`: a thread inside a forward would hold up `sys.exit`."""
+        if self._audit is not None:
+            self._audit.close(timeout_s=1.0)
+        sys.stdout.flush()
+        os._exit(code)
 
 
 def _follow_keys(settings: Settings) -> KeyStore | None:

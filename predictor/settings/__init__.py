@@ -5,10 +5,12 @@ file named by REALFAKE_CONFIG_FILE, the defaults in `groups.py`.
 """
 
 from predictor.settings.groups import (
+    AuditSettings,
     AuthSettings,
     BatchingSettings,
     LimitSettings,
     ModelSettings,
+    RateLimitSettings,
     ServerSettings,
     TelemetrySettings,
     TlsSettings,
@@ -17,10 +19,12 @@ from predictor.settings.loading import Resolved, effective, knobs, load_settings
 from predictor.settings.root import Settings
 
 __all__ = [
+    "AuditSettings",
     "AuthSettings",
     "BatchingSettings",
     "LimitSettings",
     "ModelSettings",
+    "RateLimitSettings",
     "Resolved",
     "ServerSettings",
     "Settings",

@@ -60,6 +60,38 @@ def contradictions(settings: Settings, *, serving: bool) -> Iterator[tuple[str, 
             "auth.keys_dir",
             "the keys would be ignored; remove auth.keys_dir, or set auth.mode to api_key",
         )
+    yield from _rate_limit(settings)
+    yield from _audit(settings)
+
+
+def _rate_limit(settings: Settings) -> Iterator[tuple[str, str, str]]:
+    rate_limit = settings.rate_limit
+    if rate_limit.redis_url_file is not None and not (rate_limit.rate or rate_limit.rates):
+        yield (
+            "rate_limit.redis_url_file",
+            "rate_limit.rate",
+            "nothing would be limited; give a rate, or remove the first",
+        )
+    if settings.auth.mode == "none" and rate_limit.rates:
+        yield (
+            "rate_limit.rates",
+            "auth.mode",
+            "without keys there is nobody to tell apart; give rate_limit.rate instead of the first",
+        )
+
+
+def _audit(settings: Settings) -> Iterator[tuple[str, str, str]]:
+    audit = settings.audit
+    if audit.destination == "file" and audit.file is None:
+        yield "audit.destination", "audit.file", "no file is named; set the second"
+    if audit.destination != "file" and audit.file is not None:
+        yield (
+            "audit.destination",
+            "audit.file",
+            "nothing would be written there; set the first to file",
+        )
+    if audit.destination == "off" and audit.hmac_key_file is not None:
+        yield "audit.destination", "audit.hmac_key_file", "nothing is audited; remove the second"
 
 
 def _bounds(settings: Settings) -> Iterator[tuple[str, str, str]]:

@@ -5,11 +5,13 @@ from __future__ import annotations
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from predictor.settings.groups import (
+    AuditSettings,
     AuthSettings,
     BatchingSettings,
     DecodingSettings,
     LimitSettings,
     ModelSettings,
+    RateLimitSettings,
     ServerSettings,
     TelemetrySettings,
     TlsSettings,
@@ -37,6 +39,8 @@ class Settings(BaseSettings):
     batching: BatchingSettings = BatchingSettings()
     decoding: DecodingSettings = DecodingSettings()
     auth: AuthSettings = AuthSettings()
+    rate_limit: RateLimitSettings = RateLimitSettings()
+    audit: AuditSettings = AuditSettings()
     telemetry: TelemetrySettings = TelemetrySettings()
 
     @classmethod

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import math
 import sys
@@ -19,8 +20,10 @@ trace_id_var: Final[ContextVar[str | None]] = ContextVar("trace_id", default=Non
 
 # The edge writes one access line for each request, on both protocols; these would say it again.
 _SILENCED: Final = ("uvicorn.access", "kserve.trace")
+# DEBUG of these repeats what a client sent: EXIF texts, the bytes of a form.
+_TELLTALE: Final = ("PIL", "python_multipart")
 # INFO of these is about their own workings.
-_QUIET: Final = ("PIL", "asyncio", "grpc", "httpx", "kserve", "timm", "urllib3", "uvicorn")
+_QUIET: Final = ("asyncio", "grpc", "httpx", "kserve", "timm", "urllib3", "uvicorn")
 
 _uncaught = logging.getLogger("predictor.uncaught")
 
@@ -113,6 +116,8 @@ def configure_logging(level: str = "INFO", stream: TextIO | None = None) -> None
     quiet = logging.NOTSET if level == "DEBUG" else max(logging.WARNING, root.level)
     for name in _QUIET:
         logging.getLogger(name).setLevel(quiet)
+    for name in _TELLTALE:
+        logging.getLogger(name).setLevel(max(logging.WARNING, root.level))
     for name in _SILENCED:
         logging.getLogger(name).setLevel(logging.CRITICAL + 1)
     # A filter of one function is not added twice.
@@ -123,6 +128,31 @@ def configure_logging(level: str = "INFO", stream: TextIO | None = None) -> None
     sys.excepthook = _log_uncaught
     threading.excepthook = _log_uncaught_in_thread
     sys.unraisablehook = _log_unraisable
+
+
+class LogLines:
+    """Where the log goes, for lines that are finished already."""
+
+    def write(self, lines: bytes) -> None:
+        """Write lines, in ASCII, between those of the log.
+
+        Raises:
+            OSError: they cannot be written.
+        """
+        [handler] = logging.getLogger().handlers
+        if not isinstance(handler, logging.StreamHandler):
+            raise OSError(errno.EBADF, "logging is not configured")
+        handler.acquire()
+        try:
+            handler.stream.write(lines.decode("ascii"))
+            handler.stream.flush()
+        except ValueError:
+            raise OSError(errno.EBADF, "the stream is closed") from None
+        finally:
+            handler.release()
+
+    def close(self) -> None:
+        """The log stays open."""
 
 
 def _quotes_no_metadata(record: logging.LogRecord) -> bool:

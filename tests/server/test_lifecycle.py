@@ -183,6 +183,21 @@ def test_sigquit_ends_it_at_once(start_server: StartServer) -> None:
     assert server.wait(10) == 128 + signal.SIGQUIT
 
 
+def test_sigterm_ends_it_while_it_still_imports(start_server: StartServer) -> None:
+    """As process 1 of a container it would not be killed: the kernel drops what nobody handles."""
+    server = start_server()
+    status = Path(f"/proc/{server.process.pid}/status")
+
+    def handles() -> bool | None:
+        mask = status.read_text().split("SigCgt:")[1].split()[0]
+        return bool(int(mask, 16) >> (signal.SIGTERM - 1) & 1) or None
+
+    eventually(handles, 30, "a handler for SIGTERM")
+    server.signal(signal.SIGTERM)
+    assert server.wait(10) == 128 + signal.SIGTERM
+    assert "listening" not in server.log_text()
+
+
 def test_a_bundle_that_cannot_be_loaded_ends_the_process(
     start_server: StartServer, tmp_path: Path
 ) -> None:

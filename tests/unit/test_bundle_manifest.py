@@ -476,5 +476,6 @@ def test_golden_vectors_that_are_no_arrays_are_refused(dtype: str | None, bundle
     head = json.dumps({"pixels": {"dtype": dtype, "shape": [0], "data_offsets": [0, 0]}}).encode()
     (bundle / GOLDEN).write_bytes(len(head).to_bytes(8, "little") + head if dtype else b"cut")
     write_realfake_json(bundle, OWN_FIELDS)
-    with pytest.raises(BundleError, match=r"golden\.safetensors: cannot be read"):
+    # Where ml_dtypes is imported, numpy can read BF16, and finds out that it is no uint8.
+    with pytest.raises(BundleError, match=r"golden\.safetensors: .*make the bundle again"):
         read_golden_vectors(read_manifest(bundle))

@@ -27,6 +27,8 @@ def loaded_by(statement: str) -> set[str]:
         "predictor.errors",
         "predictor.settings",
         "predictor.security.api_keys",
+        "predictor.security.audit",
+        "predictor.security.rate_limits",
         "predictor.security.key_store",
         "predictor.telemetry.logging",
         "predictor.bundle.manifest",
@@ -49,7 +51,13 @@ def test_decoding_untrusted_bytes_needs_pillow_and_numpy_only() -> None:
     )
 
 
-@pytest.mark.parametrize("command", [["--help"], ["serve", "--help"], ["check"], ["keys", "new"]])
+@pytest.mark.parametrize(
+    "command",
+    [
+        *(["--help"], ["serve", "--help"], ["check"], ["keys", "new"]),
+        ["audit", "verify", "/dev/null"],
+    ],
+)
 def test_a_small_command_stays_light(command: list[str]) -> None:
     statement = (
         "import contextlib, io\nfrom predictor.cli import main\n"

@@ -274,6 +274,17 @@ def test_yaml_may_leave_things_out(text: str, config_file: Path) -> None:
         (["--tls.cert-file=/c"], ("tls.cert_file", "tls.key_file")),
         (["--tls.key-file=/k", "--tls.client-ca-file=/a"], ("tls.cert_file", "tls.key_file")),
         (["--tls.client-ca-file=/a"], ("tls.client_ca_file", "tls.cert_file")),
+        (
+            ["--rate-limit.redis-url-file=/redis"],
+            ("rate_limit.redis_url_file", "rate_limit.rate"),
+        ),
+        (["--rate-limit.rates=web=1/second"], ("rate_limit.rates", "auth.mode")),
+        (["--audit.destination=file"], ("audit.destination", "audit.file")),
+        (
+            ["--audit.destination=stdout", "--audit.file=/audit"],
+            ("audit.destination", "audit.file"),
+        ),
+        (["--audit.hmac-key-file=/secret"], ("audit.destination", "audit.hmac_key_file")),
     ],
 )
 def test_contradictions_name_both_settings(argv: list[str], names: tuple[str, str]) -> None:

@@ -1,0 +1,271 @@
+"""What runs around the predictor: policies, keys, accounts, alerts, dashboards, notes."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.chart.rendering import (
+    CHART,
+    KNATIVE,
+    LEAST,
+    NAME,
+    Object,
+    Rendered,
+    merged,
+    render,
+    render_exactly,
+    settings_file,
+)
+
+DIGEST = "sha256:" + "2" * 64
+
+
+def policy(rendered: Rendered) -> Object:
+    spec: Object = rendered.one("NetworkPolicy", NAME)["spec"]
+    return spec
+
+
+def opened(rules: list[Object], side: str) -> dict[str, list[int]]:
+    """Ports by the peers that a policy opens them to."""
+    return {str(rule[side]): [port["port"] for port in rule["ports"]] for rule in rules}
+
+
+def test_the_network_policy_denies_both_ways_but_what_is_named() -> None:
+    spec = policy(render())
+    assert spec["policyTypes"] == ["Ingress", "Egress"]
+    assert sorted(opened(spec["ingress"], "from").values()) == [
+        [8080, 8081],
+        [8080, 8081, 8082],
+        [8082],
+    ]
+    assert list(opened(spec["egress"], "to").values()) == [[53, 53]]
+
+
+def test_an_empty_list_of_clients_lets_nobody_in() -> None:
+    """In a policy, a rule with an empty `from` is open to everybody."""
+    values = {"networkPolicy": {"clients": [], "scrapers": []}, "smokeTest": {"enabled": False}}
+    spec = policy(render(values))
+    assert not spec["ingress"]
+
+
+def test_no_rule_is_open_to_everybody() -> None:
+    spec = policy(render({"model": {"storageUri": "s3://models/v3"}}))
+    assert all(rule["from"] for rule in spec["ingress"])
+    assert all(rule["to"] for rule in spec["egress"])
+
+
+@pytest.mark.parametrize(
+    ("uri", "fetched"),
+    [
+        ("s3://m", True),
+        ("hf://m/v", True),
+        ("https://m/v", True),
+        ("pvc://m", False),
+        ("oci://m", False),
+        ("", False),
+    ],
+)
+def test_storage_is_opened_only_for_what_the_pod_fetches(uri: str, fetched: bool) -> None:
+    ports = opened(policy(render({"model": {"storageUri": uri}}))["egress"], "to").values()
+    assert ([443] in ports) is fetched
+
+
+@pytest.mark.parametrize(("peer", "port"), [("redis", 6379), ("otlp", 4317)])
+def test_other_services_are_opened_by_name(peer: str, port: int) -> None:
+    to = [{"podSelector": {"matchLabels": {"app": peer}}}]
+    rules = policy(render({"networkPolicy": {peer: {"to": to}}}))["egress"]
+    assert opened(rules, "to")[str(to)] == [port]
+
+
+def test_knative_traffic_comes_by_its_proxy() -> None:
+    ports = opened(policy(render(KNATIVE))["ingress"], "from").values()
+    assert any({8012, 8112} <= set(found) for found in ports)
+
+
+def test_the_smoke_test_is_let_through_both_policies() -> None:
+    rendered = render()
+    labels = rendered.one("Pod")["metadata"]["labels"]
+    allowed = policy(rendered)["ingress"][0]["from"][0]["podSelector"]["matchLabels"]
+    assert allowed.items() <= labels.items()
+    mine = rendered.one("NetworkPolicy", f"{NAME}-smoke")["spec"]
+    assert mine["podSelector"]["matchLabels"].items() <= labels.items()
+    assert mine["egress"][-1]["to"][0]["podSelector"] == policy(rendered)["podSelector"]
+
+
+def test_the_smoke_test_leaves_nothing_behind_but_failures() -> None:
+    """Hooks are not uninstalled with the release, so only the pod is one."""
+    rendered = render()
+    hooks = [o for o in rendered.objects if "helm.sh/hook" in o["metadata"].get("annotations", {})]
+    assert [o["kind"] for o in hooks] == ["Pod"]
+    policy_of_hook = hooks[0]["metadata"]["annotations"]["helm.sh/hook-delete-policy"]
+    assert policy_of_hook == "before-hook-creation,hook-succeeded"
+
+
+def test_keys_of_the_chart_are_digests_in_one_secret() -> None:
+    keys = {"mobile": DIGEST}
+    rendered = render_exactly({"image": LEAST["image"], "auth": {"keys": keys}})
+    secret = rendered.one("Secret")
+    assert secret["stringData"] == keys
+    (volume,) = (v for v in rendered.predictor["volumes"] if v["name"] == "keys")
+    assert volume["secret"]["secretName"] == secret["metadata"]["name"]
+
+
+def test_a_secret_of_your_own_is_mounted_and_none_is_made() -> None:
+    rendered = render()
+    (volume,) = (v for v in rendered.predictor["volumes"] if v["name"] == "keys")
+    assert volume["secret"]["secretName"] == "realfake-keys"
+    assert not rendered.all("Secret")
+
+
+def test_no_keys_are_mounted_when_nobody_is_asked_for_one() -> None:
+    rendered = render_exactly({"image": LEAST["image"], "auth": {"mode": "none"}})
+    assert "keys" not in {volume["name"] for volume in rendered.predictor["volumes"]}
+
+
+@pytest.mark.parametrize(
+    ("account", "used"),
+    [
+        ({}, NAME),
+        ({"name": "mine"}, "mine"),
+        ({"create": False}, "default"),
+        ({"create": False, "name": "mine"}, "mine"),
+    ],
+)
+def test_the_pod_runs_as_the_account_that_exists(account: dict[str, Any], used: str) -> None:
+    rendered = render({"serviceAccount": account})
+    assert rendered.predictor["serviceAccountName"] == used
+    made = [o["metadata"]["name"] for o in rendered.all("ServiceAccount")]
+    assert made == ([used] if account.get("create", True) else [])
+
+
+def test_a_gpu_is_asked_for_as_request_and_limit_and_is_needed_to_start() -> None:
+    rendered = render({"gpu": {"enabled": True, "resource": "nvidia.com/mig-1g.10gb"}})
+    for kind in ("requests", "limits"):
+        assert rendered.container["resources"][kind]["nvidia.com/mig-1g.10gb"] == "1"
+    settings = rendered.one("ConfigMap", f"{NAME}-config")["data"]["settings.yaml"]
+    assert yaml.safe_load(settings)["model"] == {"device": "cuda"}
+
+
+@pytest.mark.parametrize(
+    ("value", "field"),
+    [
+        ({"nodeSelector": {"a": "b"}}, "nodeSelector"),
+        ({"tolerations": [{"key": "a", "operator": "Exists"}]}, "tolerations"),
+        ({"affinity": {"nodeAffinity": {}}}, "affinity"),
+        ({"priorityClassName": "high"}, "priorityClassName"),
+        ({"runtimeClassName": "nvidia"}, "runtimeClassName"),
+        ({"podLabels": {"team": "vision"}}, "labels"),
+    ],
+)
+def test_placement_reaches_the_predictor(value: dict[str, Any], field: str) -> None:
+    assert render(value).predictor[field] == next(iter(value.values()))
+
+
+def test_extra_pieces_reach_the_container() -> None:
+    volume = {"name": "tls", "secret": {"secretName": "tls"}}
+    mount = {"name": "tls", "mountPath": "/tls", "readOnly": True}
+    variable = {"name": "OMP_NUM_THREADS", "value": "2"}
+    rendered = render(
+        {"extraVolumes": [volume], "extraVolumeMounts": [mount], "extraEnv": [variable]}
+    )
+    assert volume in rendered.predictor["volumes"]
+    assert mount in rendered.container["volumeMounts"]
+    assert variable in rendered.container["env"]
+
+
+def chart_with(tmp_path: Path, files: dict[str, str]) -> Path:
+    """The chart with more files in it, as `make generate` would copy them."""
+    chart = tmp_path / "realfake"
+    shutil.copytree(CHART, chart)
+    for name, text in files.items():
+        file = chart / "files" / name
+        # git keeps no empty folder, so a checkout may lack it.
+        file.parent.mkdir(exist_ok=True)
+        file.write_text(text)
+    return chart
+
+
+ALERTS = """\
+groups:
+  - name: realfake
+    interval: 30s
+    rules:
+      - alert: Loud
+        expr: up == 0
+        annotations: {summary: "{{ $labels.pod }} is down"}
+      - alert: Quiet
+        expr: vector(1)
+"""
+
+
+def test_alert_rules_are_passed_on_as_they_are(tmp_path: Path) -> None:
+    chart = chart_with(tmp_path, {"alerts/a.yaml": ALERTS})
+    values = merged(LEAST, {"alerts": {"enabled": True, "labels": {"release": "prometheus"}}})
+    rule = render_exactly(values, chart=chart).one("PrometheusRule")
+    assert rule["spec"] == yaml.safe_load(ALERTS)
+    assert rule["metadata"]["labels"]["release"] == "prometheus"
+
+
+def test_single_alerts_can_be_left_out(tmp_path: Path) -> None:
+    chart = chart_with(tmp_path, {"alerts/a.yaml": ALERTS})
+    values = merged(LEAST, {"alerts": {"enabled": True, "disabled": ["Loud"]}})
+    (group,) = render_exactly(values, chart=chart).one("PrometheusRule")["spec"]["groups"]
+    assert [rule["alert"] for rule in group["rules"]] == ["Quiet"]
+    assert group["interval"] == "30s"
+
+
+def test_dashboards_are_passed_on_as_they_are(tmp_path: Path) -> None:
+    text = '{"title": "realfake", "expr": "{{ not a template }}", "n": 33554432}\n'
+    chart = chart_with(tmp_path, {"dashboards/service.json": text})
+    values = merged(LEAST, {"dashboards": {"enabled": True}})
+    found = render_exactly(values, chart=chart).one("ConfigMap", f"{NAME}-service")
+    assert found["data"] == {"service.json": text}
+    assert found["metadata"]["labels"]["grafana_dashboard"] == "1"
+
+
+@pytest.mark.parametrize(
+    ("values", "warning"),
+    [
+        ({}, "image registry.example.com/realfake:0.1.0 is a tag"),
+        ({}, "debug bundle detects nothing"),
+        ({"autoscaling": {"minReplicas": 1}}, "one replica"),
+        ({"model": {"storageUri": "hf://a/b"}}, "follows a branch"),
+        ({"model": {"storageUri": "oci://a/b:1"}}, "model.storageUri is a tag"),
+        ({"networkPolicy": {"enabled": False}}, "no network policy"),
+        ({"networkPolicy": {"clients": []}}, "nobody may send requests"),
+        ({"gpu": {"enabled": True}, "autoscaling": {"class": "hpa"}}, "hardly sees a busy GPU"),
+        (merged(KNATIVE, {"nodeSelector": {"a": "b"}}), "config-features allow them"),
+    ],
+)
+def test_the_notes_warn(values: dict[str, Any], warning: str) -> None:
+    assert warning in render(values).notes
+
+
+def test_pinned_and_replicated_is_nothing_to_warn_about() -> None:
+    values = {
+        "image": {"digest": DIGEST},
+        "model": {"storageUri": f"oci://registry.example.com/m@{DIGEST}"},
+    }
+    assert "Warnings" not in render(values).notes
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_the_metrics_port_is_set_only_for_an_application_that_has_it(
+    tmp_path: Path, known: bool
+) -> None:
+    """An unknown setting stops the predictor, so the chart asks the settings it was made from."""
+    settings = json.loads((CHART / "files" / "settings.json").read_text())
+    settings["server"].pop("metrics_port", None)
+    if known:
+        settings["server"]["metrics_port"] = 8082
+    chart = chart_with(tmp_path, {"settings.json": json.dumps(settings)})
+    rendered = render(chart=chart)
+    assert ("metrics_port" in str(settings_file(rendered))) is known
+    (test,) = rendered.one("Pod")["spec"]["containers"]
+    assert any(argument.startswith("--metrics=") for argument in test["args"]) is known

@@ -1,0 +1,89 @@
+"""hack/compose.yaml: valid, closed to the network, and without a secret anybody knows."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from compose_spec import PyCompose
+
+from hack import compose
+
+ROOT = Path(__file__).parents[2]
+FILE = ROOT / "hack" / "compose.yaml"
+# Made on each machine, or by a later release.
+MADE = {".run/keys", ".run/grafana-password", "manifests/dashboards"}
+
+
+def interpolated() -> str:
+    """As compose reads it: ${NAME:-default} and ${NAME:?message} replaced."""
+    text = re.sub(r"\$\{\w+:\?[^}]*\}", "1000:1000", FILE.read_text())
+    return re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", text)
+
+
+SERVICES: dict[str, dict[str, Any]] = yaml.safe_load(interpolated())["services"]
+
+
+def test_it_follows_the_compose_specification() -> None:
+    # With YAML's merge keys resolved, as compose does before it validates.
+    resolved = yaml.safe_dump(yaml.safe_load(interpolated()))
+    assert sorted(PyCompose.from_yaml(resolved).service_names()) == sorted(SERVICES)
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_a_service_is_confined_and_listens_on_loopback_only(name: str) -> None:
+    service = SERVICES[name]
+    assert service["read_only"] is True
+    assert service["cap_drop"] == ["ALL"]
+    assert all(port["host_ip"] == "127.0.0.1" for port in service["ports"])
+    # A moving tag would start another program tomorrow.
+    assert re.search(r":v?\d+\.\d+\.\d+", service["image"])
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_what_a_service_mounts_is_there_and_cannot_be_written(name: str) -> None:
+    for mount in SERVICES[name].get("volumes", ()):
+        source = (FILE.parent / mount["source"]).resolve().relative_to(ROOT)
+        assert str(source) in MADE or (ROOT / source).exists(), source
+        assert mount["read_only"] is True
+
+
+def test_no_password_or_key_is_written_down() -> None:
+    for service in SERVICES.values():
+        for name, value in service.get("environment", {}).items():
+            secret = re.search(r"PASSWORD|SECRET|TOKEN|KEY(?!S_DIR)", name)
+            assert not secret or (name.endswith("__FILE") and value.startswith("/run/")), name
+
+
+def test_each_machine_gets_its_own_key_and_password(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = []
+    for machine in ("one", "two"):
+        (tmp_path / machine).mkdir()
+        monkeypatch.chdir(tmp_path / machine)
+        compose.prepare()
+        files = [compose.KEYS / compose.KEY_ID, compose.PASSWORD]
+        assert all(file.stat().st_mode & 0o077 == 0 for file in files)
+        made.append([file.read_text() for file in files])
+        compose.prepare()
+        assert [file.read_text() for file in files] == made[-1], "a second start keeps them"
+    assert not set(made[0]) & set(made[1])
+
+
+@pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is not here")
+def test_prometheus_accepts_its_configuration() -> None:
+    done = subprocess.run(
+        ["promtool", "check", "config", ROOT / "hack" / "compose" / "prometheus.yaml"],
+        capture_output=True,
+        text=True,
+        env=os.environ,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr

@@ -1,0 +1,1 @@
+"""The built image, run as a restricted pod would run it: `make image-test`."""
