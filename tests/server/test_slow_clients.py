@@ -408,6 +408,14 @@ def test_a_grpc_message_beyond_the_budget_is_refused(small: ServerProcess) -> No
     assert call.details().startswith("OVERLOADED: ")
 
 
+def test_large_grpc_metadata_is_refused(small: ServerProcess) -> None:
+    with grpc.insecure_channel(small.grpc) as channel:
+        method: Any = pb_grpc.GRPCInferenceServiceStub(channel).ServerLive
+        large = (("x-large", "a" * 16_384),)
+        call = answered(method.future(pb.ServerLiveRequest(), metadata=large, timeout=PATIENCE_S))
+    assert call.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+
+
 def test_a_grpc_bomb_is_refused_and_costs_no_memory(small: ServerProcess) -> None:
     message = pb.ModelInferRequest(model_name="realfake")
     message.raw_input_contents.append(bytes(128 * REQUEST_BYTES))
