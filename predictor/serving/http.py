@@ -93,27 +93,31 @@ async def read_body(
         if int(length) > limit:
             raise PayloadTooLarge(_too_large(limit))
         hold.cover(int(length))
-    chunks: list[bytes] = []
-    size = 0
     try:
         async with asyncio.timeout(timeout_s - taken_s):
-            while True:
-                message = await receive()
-                if message["type"] == "http.disconnect":
-                    raise ClientDisconnected
-                chunk = message.get("body", b"")
-                size += len(chunk)
-                if size > limit:
-                    raise PayloadTooLarge(_too_large(limit))
-                hold.cover(size)
-                chunks.append(chunk)
-                if not message.get("more_body", False):
-                    break
+            chunks = await _chunks(receive, limit, hold)
     except TimeoutError:
         raise RequestTimeout(
             f"the request did not arrive within {timeout_s:g} s (limits.receive_timeout_s)"
         ) from None
     return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+
+
+async def _chunks(receive: Receive, limit: int, hold: Hold) -> list[bytes]:
+    chunks: list[bytes] = []
+    size = 0
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise ClientDisconnected
+        chunk = message.get("body", b"")
+        size += len(chunk)
+        if size > limit:
+            raise PayloadTooLarge(_too_large(limit))
+        hold.cover(size)
+        chunks.append(chunk)
+        if not message.get("more_body", False):
+            return chunks
 
 
 async def decompress(body: bytes, encoding: str | None, *, limit: int, hold: Hold) -> bytes:
