@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,17 +13,17 @@ from predictor.bundle.manifest import Manifest, read_golden_vectors, read_manife
 from predictor.errors import (
     BundleError,
     DeadlineExceeded,
-    InvalidRequest,
-    NotReady,
     SettingsError,
     WireError,
 )
 from predictor.inference.admission import Admission
-from predictor.inference.batcher import EXPIRED, STOPPED, Batcher
-from predictor.inference.cpus import usable_cpus
-from predictor.inference.decoding import DecodeLimits, decode, prepare
+from predictor.inference.batcher import EXPIRED, Batcher
+from predictor.inference.decode_modes import open_pool
+from predictor.inference.decode_pool import DecodePool
+from predictor.inference.decode_worker import Decoder
+from predictor.inference.decoding import decode
 from predictor.inference.engine import Engine, EngineInput, EngineOutOfMemory
-from predictor.inference.pictures import Classification, EncodedImage, Picture, Pixels
+from predictor.inference.pictures import Classification, Picture
 from predictor.inference.turnstile import Turnstile
 from predictor.settings import Settings
 
@@ -33,7 +32,7 @@ class Classifier:
     """What is served, whoever asks.
 
     Args:
-        decode_workers: pictures decoded at once; 0 is one per CPU this process may use.
+        pool: decodes; closed with the classifier.
         max_pictures: most pictures admitted and not yet answered; one more is refused.
         weights: turns by caller, in decoding and in the batcher; see `FairQueue`.
     """
@@ -42,23 +41,19 @@ class Classifier:
         self,
         manifest: Manifest,
         batcher: Batcher,
+        pool: DecodePool,
         *,
-        limits: DecodeLimits,
-        decode_workers: int = 0,
         max_pictures: int = 256,
         weights: Mapping[str, int] | None = None,
     ) -> None:
         self.manifest = manifest
         self._batcher = batcher
-        self._limits = limits
-        self._closed = False
-        workers = decode_workers or usable_cpus()
-        self._pool = ThreadPoolExecutor(workers, thread_name_prefix="decode")
+        self._pool = pool
         # Twice: the next picture is at hand when a worker gets free, without asking the loop.
-        self._turnstile = Turnstile(2 * workers, weights)
+        self._turnstile = Turnstile(2 * pool.workers, weights)
         self.admission = Admission(
             batcher.cost,
-            decode_workers=workers,
+            decode_workers=pool.workers,
             lanes=batcher.engine.lanes,
             max_batch_size=batcher.max_batch_size,
             max_pictures=max_pictures,
@@ -123,9 +118,8 @@ class Classifier:
 
     async def close(self) -> None:
         """End the pool and the device thread; what still waits gets NotReady."""
-        self._closed = True
         self._turnstile.close()
-        self._pool.shutdown(wait=False)
+        self._pool.close()
         await self._batcher.stop()
 
     async def _prepare_all(
@@ -158,33 +152,11 @@ class Classifier:
     ) -> EngineInput:
         await self._turnstile.enter(caller)
         try:
-            loop = asyncio.get_running_loop()
-            crop, took = await loop.run_in_executor(self._pool, self._timed, picture, deadline)
+            crop, took = await self._pool.submit(picture, deadline)
             self.admission.decode_took(took)
             return crop
         finally:
             self._turnstile.leave()
-
-    def _timed(self, picture: Picture, deadline: float | None) -> tuple[EngineInput, float]:
-        """Runs in the pool, which still empties its queue after `close`."""
-        began = time.monotonic()
-        if self._closed:
-            raise NotReady(STOPPED)
-        if deadline is not None and began >= deadline:
-            raise DeadlineExceeded(EXPIRED)
-        crop = self._prepare(picture)
-        return crop, time.monotonic() - began
-
-    def _prepare(self, picture: Picture) -> EngineInput:
-        preprocessing = self.manifest.preprocessing
-        if isinstance(picture, EncodedImage):
-            return decode(picture.data, preprocessing, self._limits)
-        if isinstance(picture, Pixels):
-            return prepare(picture.array, preprocessing, self._limits)
-        expected = (3, *preprocessing.input_size)
-        if picture.array.shape != expected:
-            raise InvalidRequest(f"a preprocessed tensor must have shape {expected} here")
-        return picture.array
 
     def _answer(self, logits: NDArray[np.float32]) -> Classification:
         probabilities = softmax(logits, self.manifest.temperature)
@@ -231,9 +203,16 @@ def load_classifier(settings: Settings) -> Classifier:
     return build_classifier(manifest, engine, settings)
 
 
-def build_classifier(manifest: Manifest, engine: Engine, settings: Settings) -> Classifier:
-    """Put a warm engine to work as the settings say."""
-    batching, limits = settings.batching, settings.limits
+def build_classifier(
+    manifest: Manifest, engine: Engine, settings: Settings, decoder: Decoder = decode
+) -> Classifier:
+    """Put a warm engine to work as the settings say.
+
+    Raises:
+        StartupError: the decoder processes do not start.
+    """
+    batching = settings.batching
+    pool = open_pool(settings, manifest.preprocessing, decoder)
     batcher = Batcher(
         engine,
         max_batch_size=batching.max_batch_size,
@@ -245,17 +224,7 @@ def build_classifier(manifest: Manifest, engine: Engine, settings: Settings) -> 
     return Classifier(
         manifest,
         batcher,
-        limits=DecodeLimits(
-            max_bytes=limits.max_image_bytes,
-            max_pixels=limits.max_pixels,
-            max_side=limits.max_side,
-            min_side=limits.min_side,
-            max_aspect_ratio=limits.max_aspect_ratio,
-            max_resized_pixels=limits.max_resized_pixels,
-            max_jpeg_scans=limits.max_jpeg_scans,
-            max_segments=limits.max_segments,
-        ),
-        decode_workers=batching.decode_workers,
+        pool,
         max_pictures=batching.max_queue,
         weights=batching.weights,
     )

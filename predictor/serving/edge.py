@@ -24,6 +24,7 @@ from predictor.errors import (
     Unauthenticated,
     WireError,
 )
+from predictor.serving.byte_budget import Hold
 from predictor.serving.call import Call, call_var
 from predictor.serving.http import (
     JSON,
@@ -60,6 +61,7 @@ class _Exchange:
     arrived: float
     match: Match
     call: Call
+    head_s: float = 0.0
     body_read: bool = False
 
 
@@ -87,6 +89,7 @@ class Edge:
             arrived=time.monotonic(),
             match=match,
             call=Call("http", match.route.path if match.route else None, identity),
+            head_s=scope.get("state", {}).get("head_s", 0.0),
         )
         request_id_var.set(identity)
         call_var.set(exchange.call)
@@ -125,20 +128,26 @@ class Edge:
         )
         if not route.inference:
             return await route.handler(request)
-        with self._policy.admit(exchange.call.key_id, request.deadline):
-            request.body = await self._body(exchange, receive)
+        with (
+            self._policy.admit(exchange.call.key_id, request.deadline),
+            self._policy.bytes.hold() as hold,
+        ):
+            request.body = await self._body(exchange, receive, hold)
             return await _run(route.handler(request), receive, request.deadline)
 
-    async def _body(self, exchange: _Exchange, receive: Receive) -> bytes:
+    async def _body(self, exchange: _Exchange, receive: Receive, hold: Hold) -> bytes:
         limit = self._limits.max_request_bytes
         body = await read_body(
             receive,
             limit=limit,
             timeout_s=self._limits.receive_timeout_s,
+            taken_s=exchange.head_s,
             length=exchange.headers.get("content-length"),
+            hold=hold,
         )
         exchange.body_read = True
-        return await decompress(body, exchange.headers.get("content-encoding"), limit=limit)
+        encoding = exchange.headers.get("content-encoding")
+        return await decompress(body, encoding, limit=limit, hold=hold)
 
     def _error(self, exchange: _Exchange, error: WireError) -> HttpResponse:
         body = {"error": error.message, "code": error.code, "request_id": exchange.request_id}

@@ -20,6 +20,7 @@ from predictor.security.certificates import CertificateStore
 from predictor.serving.call import call_var
 from predictor.serving.data_plane import RealFakeDataPlane
 from predictor.serving.grpc_edge import GrpcEdge
+from predictor.serving.grpc_reading import MessageReader, connection_options
 from predictor.serving.health import V2_SERVICE, HealthServicer
 from predictor.serving.model import Job, WireRequest
 from predictor.serving.policy import LATE, Policy
@@ -29,8 +30,6 @@ from predictor.settings import Settings
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 
 CONTENTS = {"BYTES": "bytes_contents", "UINT8": "uint_contents", "FP32": "fp32_contents"}
-FRAMING_BYTES = 64 * 1024
-"""Room for the protobuf framing around `limits.max_request_bytes` of tensor data."""
 
 
 class InferenceServicer:
@@ -161,19 +160,14 @@ class GrpcServer:
     """
 
     def __init__(self, plane: RealFakeDataPlane, policy: Policy, settings: Settings) -> None:
-        largest = settings.limits.max_request_bytes + FRAMING_BYTES
+        limits = settings.limits
         self._server = grpc.aio.server(
-            interceptors=(GrpcEdge(policy),),
-            options=[
-                ("grpc.max_receive_message_length", largest),
-                ("grpc.max_send_message_length", largest),
-                ("grpc.max_metadata_size", 16 * 1024),
-                ("grpc.so_reuseport", 0),  # a port that is taken must be an error, not shared
-            ],
+            interceptors=(GrpcEdge(policy, MessageReader(limits, policy.bytes)),),
+            options=connection_options(limits, settings.server.keep_alive_s),
         )
-        servicer = InferenceServicer(plane, policy, settings.limits.max_pictures)
+        servicer = InferenceServicer(plane, policy, limits.max_pictures)
         self._server.add_generic_rpc_handlers([_v2_handlers(servicer)])
-        self._health = HealthServicer(plane)
+        self._health = HealthServicer(plane, limits.max_connections)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
 
     def bind(self, host: str, port: int, certificates: CertificateStore | None = None) -> int:

@@ -16,6 +16,7 @@ from google.rpc.status_pb2 import Status
 
 from predictor.errors import InternalError, NotReady, WireError
 from predictor.serving.call import Call, call_var
+from predictor.serving.grpc_reading import MessageReader
 from predictor.serving.policy import Policy, request_id
 from predictor.telemetry.logging import request_id_var
 
@@ -41,8 +42,9 @@ ERROR_DOMAIN: Final = "realfake"
 class GrpcEdge(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # not generic when run
     """Request id, API key, one status, one access log line."""
 
-    def __init__(self, policy: Policy) -> None:
+    def __init__(self, policy: Policy, reader: MessageReader) -> None:
         self._policy = policy
+        self._reader = reader
 
     async def intercept_service(
         self,
@@ -55,9 +57,9 @@ class GrpcEdge(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # not gen
         if handler.unary_unary is None:
             # A stream does not pass the policy, so only a public one exists.
             return handler if handler_call_details.method in PUBLIC else None
-        return grpc.unary_unary_rpc_method_handler(
-            self._wrap(handler_call_details.method, handler.unary_unary),
-            request_deserializer=handler.request_deserializer,
+        behavior = self._reader.reading(handler.unary_unary, handler.request_deserializer)
+        return grpc.stream_unary_rpc_method_handler(
+            self._wrap(handler_call_details.method, behavior),
             response_serializer=handler.response_serializer,
         )
 

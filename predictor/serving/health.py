@@ -25,10 +25,16 @@ _UNKNOWN = health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
 
 
 class HealthServicer(health_pb2_grpc.HealthServicer):  # type: ignore[misc]  # untyped package
-    """Answers for the server (``""``), the V2 service, and each model by name."""
+    """Answers for the server (``""``), the V2 service, and each model by name.
 
-    def __init__(self, plane: RealFakeDataPlane) -> None:
+    Args:
+        max_watches: most `Watch` streams, which need no key and last for ever; more are refused.
+    """
+
+    def __init__(self, plane: RealFakeDataPlane, max_watches: int) -> None:
         self._plane = plane
+        self._watches = 0
+        self._max_watches = max_watches
         self._changed = asyncio.Event()
         self._ended = False
         plane.lifecycle.on_change(self._wake)
@@ -60,12 +66,18 @@ class HealthServicer(health_pb2_grpc.HealthServicer):  # type: ignore[misc]  # u
     async def Watch(
         self, request: Any, context: grpc.aio.ServicerContext[Any, Any]
     ) -> AsyncIterator[Any]:
-        last: int | None = None
-        while not self._ended:
-            changed = self._changed
-            status = await self._status(request.service)
-            current = int(_UNKNOWN) if status is None else status
-            if current != last:
-                last = current
-                yield health_pb2.HealthCheckResponse(status=current)
-            await changed.wait()
+        if self._watches >= self._max_watches:
+            await context.abort(grpc.StatusCode.UNAVAILABLE, "OVERLOADED: too many watches")
+        self._watches += 1
+        try:
+            last: int | None = None
+            while not self._ended:
+                changed = self._changed
+                status = await self._status(request.service)
+                current = int(_UNKNOWN) if status is None else status
+                if current != last:
+                    last = current
+                    yield health_pb2.HealthCheckResponse(status=current)
+                await changed.wait()
+        finally:
+            self._watches -= 1

@@ -12,6 +12,7 @@ from typing import Any, Final, TypeAlias
 import orjson
 
 from predictor.errors import InvalidRequest, PayloadTooLarge, RequestTimeout, UnsupportedMedia
+from predictor.serving.byte_budget import Hold
 
 Message: TypeAlias = MutableMapping[str, Any]
 Receive: TypeAlias = Callable[[], Awaitable[Message]]
@@ -20,6 +21,9 @@ Send: TypeAlias = Callable[[Message], Awaitable[None]]
 JSON: Final = "application/json"
 _GZIP_OR_ZLIB = 32 + zlib.MAX_WBITS
 """zlib's window setting for "tell gzip and zlib apart by their header"."""
+
+INFLATE_STEP: Final = 4 * 1024 * 1024
+"""Bytes to inflate before asking whether there is room for more."""
 
 
 class ClientDisconnected(Exception):
@@ -64,68 +68,91 @@ class HttpResponse:
         return cls(orjson.dumps(value), status)
 
 
-async def read_body(receive: Receive, *, limit: int, timeout_s: float, length: str | None) -> bytes:
+async def read_body(
+    receive: Receive,
+    *,
+    limit: int,
+    timeout_s: float,
+    length: str | None,
+    hold: Hold,
+    taken_s: float = 0.0,
+) -> bytes:
     """Read a request body that may be hostile.
 
     Args:
         limit: most bytes to hold.
-        timeout_s: the whole body must be here by then.
+        timeout_s: the whole request must be here by then.
         length: the Content-Length header, so that an oversized body is refused unread.
+        hold: grows with what is held.
+        taken_s: of `timeout_s`, what the head has used.
 
     Raises:
-        PayloadTooLarge, RequestTimeout, ClientDisconnected.
+        PayloadTooLarge, RequestTimeout, Overloaded, ClientDisconnected.
     """
-    if length is not None and length.isdecimal() and int(length) > limit:
-        raise PayloadTooLarge(_too_large(limit))
-    chunks: list[bytes] = []
-    size = 0
+    if length is not None and length.isdecimal():
+        if int(length) > limit:
+            raise PayloadTooLarge(_too_large(limit))
+        hold.cover(int(length))
     try:
-        async with asyncio.timeout(timeout_s):
-            while True:
-                message = await receive()
-                if message["type"] == "http.disconnect":
-                    raise ClientDisconnected
-                chunk = message.get("body", b"")
-                size += len(chunk)
-                if size > limit:
-                    raise PayloadTooLarge(_too_large(limit))
-                chunks.append(chunk)
-                if not message.get("more_body", False):
-                    break
+        async with asyncio.timeout(timeout_s - taken_s):
+            chunks = await _chunks(receive, limit, hold)
     except TimeoutError:
         raise RequestTimeout(
-            f"the request body did not arrive within {timeout_s:g} s (limits.receive_timeout_s)"
+            f"the request did not arrive within {timeout_s:g} s (limits.receive_timeout_s)"
         ) from None
     return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
 
-async def decompress(body: bytes, encoding: str | None, *, limit: int) -> bytes:
+async def _chunks(receive: Receive, limit: int, hold: Hold) -> list[bytes]:
+    chunks: list[bytes] = []
+    size = 0
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise ClientDisconnected
+        chunk = message.get("body", b"")
+        size += len(chunk)
+        if size > limit:
+            raise PayloadTooLarge(_too_large(limit))
+        hold.cover(size)
+        chunks.append(chunk)
+        if not message.get("more_body", False):
+            return chunks
+
+
+async def decompress(body: bytes, encoding: str | None, *, limit: int, hold: Hold) -> bytes:
     """Undo `Content-Encoding: gzip` or `deflate`, in a thread, up to `limit` bytes.
 
     Raises:
         UnsupportedMedia: another encoding.
         InvalidRequest: the body is not what its encoding says, or is cut short.
         PayloadTooLarge: it grows past `limit`.
+        Overloaded: `hold` cannot grow with it.
     """
     name = (encoding or "identity").strip().lower()
     if name == "identity":
         return body
     if name not in ("gzip", "x-gzip", "deflate"):
         raise UnsupportedMedia("Content-Encoding must be gzip, deflate or identity")
-    return await asyncio.to_thread(_inflate, body, limit)
-
-
-def _inflate(body: bytes, limit: int) -> bytes:
     inflater = zlib.decompressobj(_GZIP_OR_ZLIB)
-    try:
-        data = inflater.decompress(body, limit + 1)
-    except zlib.error:
-        raise InvalidRequest("the body is not valid gzip or deflate data") from None
-    if len(data) > limit:
-        raise PayloadTooLarge(_too_large(limit) + " after decompression")
+    parts: list[bytes] = []
+    size, rest = 0, body
+    while not inflater.eof:
+        try:
+            part = await asyncio.to_thread(inflater.decompress, rest, INFLATE_STEP)
+        except zlib.error:
+            raise InvalidRequest("the body is not valid gzip or deflate data") from None
+        if not part:
+            break
+        size += len(part)
+        if size > limit:
+            raise PayloadTooLarge(_too_large(limit) + " after decompression")
+        hold.cover(len(body) + size)
+        parts.append(part)
+        rest = inflater.unconsumed_tail
     if not inflater.eof or inflater.unused_data:
         raise InvalidRequest("the compressed body is cut short or followed by other bytes")
-    return data
+    return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
 async def drain(receive: Receive, *, limit: int, timeout_s: float) -> None:

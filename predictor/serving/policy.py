@@ -13,6 +13,7 @@ from predictor.inference.admission import Admission
 from predictor.inference.places import Places
 from predictor.security import api_keys
 from predictor.security.audit import AuditLog
+from predictor.serving.byte_budget import ByteBudget
 from predictor.serving.call import Call
 from predictor.settings import LimitSettings
 
@@ -46,6 +47,7 @@ class Policy:
         self._limits = limits
         self.audit = audit
         self._places = Places(limits.max_in_flight)
+        self.bytes = ByteBudget(limits.max_bytes_in_flight)
         self.admission: Admission | None = None
         """What a picture has to expect; None while the model loads."""
 

@@ -23,7 +23,9 @@ from predictor.security.audit import open_audit
 from predictor.security.certificates import CertificateStore
 from predictor.security.key_store import KeyStore
 from predictor.security.rate_limits import RateLimits
+from predictor.serving.connections import Connections
 from predictor.serving.data_plane import RealFakeDataPlane
+from predictor.serving.descriptors import allow_descriptors
 from predictor.serving.edge import Edge
 from predictor.serving.grpc import GrpcServer
 from predictor.serving.lifecycle import Lifecycle, State
@@ -77,6 +79,7 @@ class RealFakeServer(kserve.ModelServer):  # type: ignore[misc]  # kserve ships 
         self.register_model(self._model)
         self.dataplane = RealFakeDataPlane(self.registered_models, self.lifecycle)
         self._stop = asyncio.Event()
+        self._connections = Connections(settings.limits)
 
     def start(self, models: list[kserve.Model] | None = None) -> None:
         """Serve until told to stop; returns when drained. Does not return when the device is lost.
@@ -99,6 +102,7 @@ class RealFakeServer(kserve.ModelServer):  # type: ignore[misc]  # kserve ships 
         policy = self._policy = Policy(_follow_keys(settings), settings.limits, self._audit)
         certificates = _follow_certificates(settings)
         self._take_signals()
+        allow_descriptors(settings.limits.max_connections)
         host, ports = settings.server.host, {"http_port": settings.server.http_port}
         routes = build_routes(self.dataplane, settings)
         http = {"http_port": self._http_server(routes, policy, certificates)}
@@ -136,7 +140,7 @@ class RealFakeServer(kserve.ModelServer):  # type: ignore[misc]  # kserve ships 
         settings = self.settings
         config = uvicorn.Config(
             Edge(routes, policy, self.lifecycle, settings.limits),
-            http="httptools",
+            http=self._connections.protocol,  # type: ignore[arg-type]  # it is called, no more
             ws="none",
             lifespan="off",
             log_config=None,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from itertools import combinations
 
-from predictor.settings.groups import TlsSettings
+from predictor.settings.groups import MIB, TlsSettings
 from predictor.settings.root import Settings
 
 
@@ -21,6 +21,7 @@ def contradictions(settings: Settings, *, serving: bool) -> Iterator[tuple[str, 
             "limits.max_request_bytes",
             "no request can carry such a picture; raise the second to at least the first",
         )
+    yield from _bounds(settings)
     if batching.max_batch_size > batching.max_queue:
         yield (
             "batching.max_batch_size",
@@ -91,6 +92,29 @@ def _audit(settings: Settings) -> Iterator[tuple[str, str, str]]:
         )
     if audit.destination == "off" and audit.hmac_key_file is not None:
         yield "audit.destination", "audit.hmac_key_file", "nothing is audited; remove the second"
+
+
+def _bounds(settings: Settings) -> Iterator[tuple[str, str, str]]:
+    limits, decoding = settings.limits, settings.decoding
+    if 2 * limits.max_request_bytes > limits.max_bytes_in_flight:
+        yield (
+            "limits.max_request_bytes",
+            "limits.max_bytes_in_flight",
+            "one compressed request may hold twice the first; raise the second to at least that",
+        )
+    if limits.max_connections <= limits.max_in_flight:
+        yield (
+            "limits.max_connections",
+            "limits.max_in_flight",
+            "health probes would find no connection left; raise the first above the second",
+        )
+    needed = 16 * limits.max_pixels + 64 * MIB  # WebP is the costliest; and the interpreter
+    if decoding.mode == "process" and decoding.max_memory_bytes < needed:
+        yield (
+            "limits.max_pixels",
+            "decoding.max_memory_bytes",
+            f"such a picture cannot be decoded; raise the second to at least {needed}",
+        )
 
 
 def _tls(tls: TlsSettings) -> Iterator[tuple[str, str, str]]:

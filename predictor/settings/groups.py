@@ -208,6 +208,30 @@ class LimitSettings(_Group):
         description="Requests admitted at once over all protocols; the next is OVERLOADED, with "
         "the time to wait. One API key alone may hold four fifths. Health answers are not counted.",
     )
+    max_bytes_in_flight: int = Field(
+        512 * MIB,
+        ge=1 * MIB,
+        le=1024 * 1024 * MIB,
+        description="Bytes that all requests in flight hold together, as received and as "
+        "decompressed; the next is OVERLOADED, over HTTP before its body is read. Bounds the "
+        "server's memory.",
+    )
+    max_connections: int = Field(
+        1024,
+        ge=1,
+        le=65536,
+        description="Open connections of each protocol. Over HTTP a further one takes the place "
+        "of the longest idle; over gRPC it is closed. Each costs a file descriptor.",
+    )
+    max_header_bytes: int = Field(
+        32 * 1024,
+        ge=1024,
+        le=1 * MIB,
+        description="Bytes of a request's line and headers, or of gRPC metadata; more is refused.",
+    )
+    max_headers: int = Field(
+        100, ge=8, le=10_000, description="Headers of a request; more is INVALID_REQUEST."
+    )
     max_deadline_s: float = Field(
         30.0,
         gt=0,
@@ -219,8 +243,8 @@ class LimitSettings(_Group):
         10.0,
         gt=0,
         le=3600,
-        description="Seconds a client may take to send its request; slower ones are cut, so that "
-        "trickled bodies cannot hold places in flight.",
+        description="Seconds a client may take to send its request, headers included, and to take "
+        "its answer; slower ones are cut, so that they cannot hold places and connections.",
     )
 
 
@@ -262,11 +286,36 @@ class BatchingSettings(_Group):
         "then fails its requests and exits non-zero, to be restarted. Too short ends a healthy "
         "server under load.",
     )
-    decode_workers: int = Field(
+
+
+class DecodingSettings(_Group):
+    """Where untrusted pictures are opened, and what one may cost there."""
+
+    mode: Literal["thread", "process"] = Field(
+        "process",
+        description="`process` decodes outside the server: a picture that crashes its decoder or "
+        "overruns a limit below costs its own request. `thread` spares the processes' memory and "
+        "the way to them; such a picture then costs the server.",
+    )
+    workers: int = Field(
         0,
         ge=0,
         le=256,
         description="Pictures decoded at once. 0 is one per CPU this process may use.",
+    )
+    max_cpu_s: float = Field(
+        10.0,
+        gt=0,
+        le=3600,
+        description="CPU seconds for one picture in mode `process`; more is INVALID_IMAGE. The "
+        "request's own deadline ends a decoder as well.",
+    )
+    max_memory_bytes: int = Field(
+        512 * MIB,
+        ge=128 * MIB,
+        le=65536 * MIB,
+        description="Private memory of one decoder in mode `process`, of which 64 MiB are its "
+        "own; a picture that takes more is INVALID_IMAGE.",
     )
 
 

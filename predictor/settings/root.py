@@ -8,6 +8,7 @@ from predictor.settings.groups import (
     AuditSettings,
     AuthSettings,
     BatchingSettings,
+    DecodingSettings,
     LimitSettings,
     ModelSettings,
     RateLimitSettings,
@@ -36,6 +37,7 @@ class Settings(BaseSettings):
     tls: TlsSettings = TlsSettings()
     limits: LimitSettings = LimitSettings()
     batching: BatchingSettings = BatchingSettings()
+    decoding: DecodingSettings = DecodingSettings()
     auth: AuthSettings = AuthSettings()
     rate_limit: RateLimitSettings = RateLimitSettings()
     audit: AuditSettings = AuditSettings()

@@ -21,6 +21,7 @@ from predictor.errors import (
 )
 from predictor.protocol.json_size import check_json_size
 from predictor.security.api_keys import ApiKeys, Key
+from predictor.serving.byte_budget import ByteBudget, Hold
 from predictor.serving.http import (
     ClientDisconnected,
     HttpRequest,
@@ -151,32 +152,43 @@ def chunk(body: bytes, more: bool = False) -> dict[str, Any]:
     return {"type": "http.request", "body": body, "more_body": more}
 
 
+def hold(limit: int = 1000) -> Hold:
+    return Hold(ByteBudget(limit))
+
+
 async def test_a_body_in_pieces_is_put_together() -> None:
     receive = Messages([chunk(b"ab", True), chunk(b"", True), chunk(b"c")])
-    assert await read_body(receive, limit=3, timeout_s=5, length=None) == b"abc"
+    assert await read_body(receive, limit=3, timeout_s=5, length=None, hold=hold()) == b"abc"
 
 
 @pytest.mark.parametrize("length", [None, "2"])
 async def test_a_body_over_the_limit_is_refused(length: str | None) -> None:
     receive = Messages([chunk(b"ab", True), chunk(b"cd")])
     with pytest.raises(PayloadTooLarge, match=r"limits\.max_request_bytes"):
-        await read_body(receive, limit=3, timeout_s=5, length=length)
+        await read_body(receive, limit=3, timeout_s=5, length=length, hold=hold())
 
 
 async def test_a_declared_length_over_the_limit_is_refused_unread() -> None:
     with pytest.raises(PayloadTooLarge):
-        await read_body(Messages([]), limit=3, timeout_s=5, length="4")
+        await read_body(Messages([]), limit=3, timeout_s=5, length="4", hold=hold())
 
 
 async def test_a_body_that_stops_coming_times_out() -> None:
     with pytest.raises(RequestTimeout, match=r"limits\.receive_timeout_s"):
-        await read_body(Messages([chunk(b"a", True)]), limit=3, timeout_s=0.01, length=None)
+        await read_body(
+            Messages([chunk(b"a", True)]), limit=3, timeout_s=0.01, length=None, hold=hold()
+        )
+
+
+async def test_the_time_of_the_head_counts() -> None:
+    with pytest.raises(RequestTimeout):
+        await read_body(Messages([]), limit=3, timeout_s=600, taken_s=600, length=None, hold=hold())
 
 
 async def test_a_caller_that_hangs_up_while_sending_is_gone() -> None:
     receive = Messages([chunk(b"a", True), {"type": "http.disconnect"}])
     with pytest.raises(ClientDisconnected):
-        await read_body(receive, limit=3, timeout_s=5, length=None)
+        await read_body(receive, limit=3, timeout_s=5, length=None, hold=hold())
 
 
 @pytest.mark.parametrize(
@@ -190,12 +202,45 @@ async def test_a_caller_that_hangs_up_while_sending_is_gone() -> None:
     ],
 )
 async def test_encodings_are_undone(encoding: str | None, body: bytes) -> None:
-    assert await decompress(body, encoding, limit=3) == b"abc"
+    assert await decompress(body, encoding, limit=3, hold=hold()) == b"abc"
+
+
+@pytest.mark.parametrize(
+    ("length", "messages"), [("101", []), (None, [chunk(b"x" * 60, True), chunk(b"x" * 60, True)])]
+)
+async def test_a_body_beyond_the_budget_is_refused(
+    length: str | None, messages: list[dict[str, Any]]
+) -> None:
+    with pytest.raises(Overloaded, match=r"limits\.max_bytes_in_flight"):
+        await read_body(
+            Messages(messages), limit=500, timeout_s=5, length=length, hold=hold(limit=100)
+        )
+
+
+async def test_what_grows_beyond_the_budget_is_refused() -> None:
+    body = gzip.compress(bytes(20_000_000))
+    with pytest.raises(Overloaded, match=r"limits\.max_bytes_in_flight"):
+        await decompress(body, "gzip", limit=30_000_000, hold=hold(limit=10_000_000))
+    assert (
+        len(await decompress(body, "gzip", limit=30_000_000, hold=hold(30_000_000))) == 20_000_000
+    )
+
+
+def test_a_budget_is_given_back_whole() -> None:
+    budget = ByteBudget(100)
+    with budget.hold() as first, budget.hold() as second:
+        first.cover(60)
+        first.cover(50)
+        with pytest.raises(Overloaded):
+            second.cover(41)
+    assert budget.held == 0
+    with budget.hold() as again:
+        again.cover(100)
 
 
 async def test_an_encoding_nobody_named_is_refused() -> None:
     with pytest.raises(UnsupportedMedia):
-        await decompress(b"", "br", limit=3)
+        await decompress(b"", "br", limit=3, hold=hold())
 
 
 async def test_draining_stops_at_its_limit() -> None:

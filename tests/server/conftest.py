@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.server.process import BUNDLE, ServerProcess
+from tests.server.raw import INFER, PATIENCE_S, SMALL
 
 StartServer = Callable[..., ServerProcess]
 
@@ -63,3 +64,31 @@ def start_server(tmp_path: Path) -> Iterator[StartServer]:
 def photo() -> bytes:
     """A sample photograph, as a file."""
     return sorted((BUNDLE / "samples").glob("photo*.jpg"))[0].read_bytes()
+
+
+@pytest.fixture(scope="session")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+    """The stub with limits that are soon reached."""
+    directory = tmp_path_factory.mktemp("small")
+    settings = SMALL | {"STUB_LOG": str(directory / "batches.jsonl")}
+    process = ServerProcess(directory, settings, ("-m", "tests.server.stub"))
+    try:
+        yield process.wait_ready()
+    finally:
+        assert process.stop() == 0
+
+
+@pytest.fixture
+def others_are_served(small: ServerProcess, photo: bytes) -> Iterator[None]:
+    """Whatever a test did, the next caller is answered, on both protocols."""
+    import grpc
+    from tritonclient.grpc import service_pb2 as pb  # not beside kserve, which tests/sdk imports
+    from tritonclient.grpc import service_pb2_grpc as pb_grpc
+
+    yield
+    with small.client() as client:
+        answer = client.post(INFER, content=photo, headers={"Content-Type": "image/jpeg"})
+    assert answer.status_code == 200, answer.text
+    with grpc.insecure_channel(small.grpc) as channel:
+        stub = pb_grpc.GRPCInferenceServiceStub(channel)
+        assert stub.ServerLive(pb.ServerLiveRequest(), timeout=PATIENCE_S).live

@@ -4,7 +4,7 @@ Run as a program by `ServerProcess(command=("-m", "tests.server.stub"))`. Everyt
 network is the product: process, sockets, signals, decoding, batcher, kserve. The network
 answers by the picture's mean red value, takes STUB_FORWARD_S seconds a batch, writes one line
 per batch to STUB_LOG, and fails in its way on a picture of a mean red below. STUB_POLL_S is how
-often it looks at files that it follows.
+often it looks at files that it follows. Pictures of tests/faults.py break their decoder.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from predictor.inference.classifier import Classifier, build_classifier
 from predictor.inference.engine import EngineInput, EngineLost
 from predictor.security import watching
 from predictor.settings import Settings
+from tests import faults
 
 POISON = 251
 """An error of this picture alone."""
@@ -66,7 +67,8 @@ class StubEngine:
 
 def load_classifier(settings: Settings) -> Classifier:
     time.sleep(float(os.environ.get("STUB_LOAD_S", "0")))
-    return build_classifier(read_manifest(settings.model.path), StubEngine(), settings)
+    manifest = read_manifest(settings.model.path)
+    return build_classifier(manifest, StubEngine(), settings, faults.decode)
 
 
 if __name__ == "__main__":

@@ -41,6 +41,7 @@ from predictor.inference.classifier import (
     replay,
     softmax,
 )
+from predictor.inference.decode_pool import ThreadDecodePool
 from predictor.inference.decoding import DecodeLimits
 from predictor.inference.engine import EngineInput, EngineOutOfMemory
 from predictor.inference.pictures import EncodedImage, Picture, Pixels, Tensor
@@ -115,9 +116,8 @@ async def running(manifest: Manifest, *, max_pictures: int = 8) -> AsyncIterator
     """One decode worker, so that one slow picture holds up the others."""
     batcher = Batcher(Reds(), max_batch_size=8, max_queue=8, max_wait_s=3600)
     batcher.start()
-    classifier = Classifier(
-        manifest, batcher, limits=DecodeLimits(), decode_workers=1, max_pictures=max_pictures
-    )
+    pool = ThreadDecodePool(manifest.preprocessing, DecodeLimits(), workers=1)
+    classifier = Classifier(manifest, batcher, pool, max_pictures=max_pictures)
     try:
         async with asyncio.timeout(PATIENCE_S):
             yield classifier
@@ -292,23 +292,24 @@ async def test_a_picture_whose_turn_comes_too_late_is_not_decoded(
     manifest: Manifest, slow: SlowPicture
 ) -> None:
     """The loop may be the last to know: the decoder looks at the clock itself."""
-    late = SlowPicture()
-    behind = threading.Event()
+    late, behind = SlowPicture(), SlowPicture()
+    behind.ready.set()
     deadline = time.monotonic() + 0.05
     async with running(manifest) as classifier:
         busy = asyncio.create_task(classifier.classify([slow.picture]))
         await slow.until_opened()
         request = asyncio.create_task(classifier.classify([late.picture], deadline=deadline))
         await asyncio.sleep(0)  # it is queued; from here on the loop sees nothing
-        classifier._pool.submit(behind.set)
+        last = classifier._pool.submit(behind.picture, None)
         while time.monotonic() <= deadline:
             pass
         slow.ready.set()
-        assert behind.wait(PATIENCE_S)
+        assert behind.opened.wait(PATIENCE_S)
         assert not late.opened.is_set()
         with pytest.raises(DeadlineExceeded):
             await request
         await busy
+        await last
 
 
 # The end

@@ -45,8 +45,9 @@ def test_a_light_module_stays_light(module: str) -> None:
     assert loaded_by(f"import {module}").isdisjoint(HEAVY)
 
 
-def test_decoding_untrusted_bytes_needs_pillow_and_numpy_only() -> None:
-    assert loaded_by("import predictor.inference.decoding").isdisjoint(
+@pytest.mark.parametrize("module", ["decoding", "decode_worker"])
+def test_decoding_untrusted_bytes_needs_pillow_and_numpy_only(module: str) -> None:
+    assert loaded_by(f"import predictor.inference.{module}").isdisjoint(
         {*HEAVY, "pydantic", "yaml", "asyncio"}
     )
 

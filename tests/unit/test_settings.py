@@ -259,6 +259,15 @@ def test_yaml_may_leave_things_out(text: str, config_file: Path) -> None:
             ("batching.max_wait_ms", "limits.max_deadline_s"),
         ),
         (
+            ["--limits.max-bytes-in-flight=33554432"],
+            ("limits.max_request_bytes", "limits.max_bytes_in_flight"),
+        ),
+        (
+            ["--limits.max-connections=512"],
+            ("limits.max_connections", "limits.max_in_flight"),
+        ),
+        (["--limits.max-pixels=100000000"], ("limits.max_pixels", "decoding.max_memory_bytes")),
+        (
             ["--server.health-port=9", "--server.grpc-port=9"],
             ("server.health_port", "server.grpc_port"),
         ),

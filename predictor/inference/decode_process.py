@@ -1,0 +1,132 @@
+"""Decoding in processes of its own: a picture that breaks its decoder costs one request."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import queue
+import threading
+import time
+from concurrent.futures import Future
+from typing import Final, TypeAlias
+
+from predictor.errors import NotReady, Overloaded, StartupError
+from predictor.inference.batcher import STOPPED
+from predictor.inference.decode_nursery import DecoderProcess, Nursery
+from predictor.inference.decode_pool import Prepared, prepare_decoded, refuse_expired
+from predictor.inference.decode_worker import Terms
+from predictor.inference.engine import EngineInput
+from predictor.inference.pictures import EncodedImage, Picture
+
+log = logging.getLogger("predictor.decoding")
+
+RECYCLE_AFTER: Final = 10_000
+
+_Job: TypeAlias = tuple[Picture, float | None, "Future[Prepared]"]
+
+
+class ProcessDecodePool:
+    """Each worker is a thread that hands pictures to a decoder process and replaces it when it
+    dies, overruns a limit, or has served its time.
+
+    Args:
+        workers: pictures decoded at once.
+        recycle_after: pictures after which a decoder is replaced, whatever it may have leaked.
+
+    Raises:
+        StartupError: no decoder can be started.
+    """
+
+    def __init__(self, terms: Terms, *, workers: int, recycle_after: int = RECYCLE_AFTER) -> None:
+        self.workers = workers
+        self._terms = terms
+        self._recycle_after = recycle_after
+        self._nursery = Nursery(terms)
+        self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
+        self._closed = False
+        first: list[DecoderProcess] = []
+        try:
+            for _ in range(workers):
+                first.append(self._nursery.start_decoder())
+        except OSError:
+            self._nursery.close()
+            self._nursery.wait()
+            for decoder in first:
+                decoder.close()
+            raise StartupError(
+                "the decoder processes do not start (decoding.mode); is decoding.max_memory_bytes "
+                "enough, and may this container start processes?"
+            ) from None
+        for decoder in first:
+            threading.Thread(
+                target=self._serve, args=(decoder,), name="decode", daemon=True
+            ).start()
+
+    def submit(self, picture: Picture, deadline: float | None) -> asyncio.Future[Prepared]:
+        if self._closed:
+            raise NotReady(STOPPED)
+        future: Future[Prepared] = Future()
+        self._jobs.put((picture, deadline, future))
+        return asyncio.wrap_future(future)
+
+    def close(self) -> None:
+        self._closed = True
+        while True:
+            try:
+                job = self._jobs.get_nowait()
+            except queue.Empty:
+                break
+            if job is not None and job[2].set_running_or_notify_cancel():
+                job[2].set_exception(NotReady(STOPPED))
+        for _ in range(self.workers):
+            self._jobs.put(None)
+        self._nursery.close()
+
+    def _serve(self, first: DecoderProcess) -> None:
+        decoder: DecoderProcess | None = first
+        while (job := self._jobs.get()) is not None:
+            decoder = self._do(job, decoder)
+            del job  # else a waiting worker keeps the last picture alive
+        if decoder is not None:
+            decoder.close()
+        self._nursery.wait()
+
+    def _do(self, job: _Job, decoder: DecoderProcess | None) -> DecoderProcess | None:
+        """Prepare one picture; return the decoder for the next."""
+        picture, deadline, future = job
+        if not future.set_running_or_notify_cancel():
+            return decoder
+        try:
+            began = refuse_expired(deadline)
+            if isinstance(picture, EncodedImage):
+                decoder = self._usable(decoder)
+                crop: EngineInput = decoder.decode(picture.data, deadline)
+            else:
+                crop = prepare_decoded(picture, self._terms.preprocessing, self._terms.limits)
+            future.set_result(Prepared(crop, time.monotonic() - began))
+        except BaseException as error:
+            future.set_exception(NotReady(STOPPED) if self._closed else error)
+        return decoder if self._closed else self._replaced(decoder)
+
+    def _usable(self, decoder: DecoderProcess | None) -> DecoderProcess:
+        if decoder is not None and decoder.alive:
+            return decoder
+        if decoder is not None:
+            log.warning("a decoder ended while idle", extra={"exit": decoder.end()})
+        try:
+            return self._nursery.start_decoder()
+        except OSError:
+            if self._closed:
+                raise NotReady(STOPPED) from None
+            log.exception("no decoder can be started")
+            raise Overloaded("no decoder can be started now; retry later") from None
+
+    def _replaced(self, decoder: DecoderProcess | None) -> DecoderProcess | None:
+        """After the answer, so that the next picture does not wait for a start."""
+        if decoder is None or (decoder.usable and decoder.served < self._recycle_after):
+            return decoder
+        decoder.end()
+        try:
+            return self._nursery.start_decoder()
+        except OSError:
+            return None  # the next picture tries again, and says so

@@ -1,0 +1,70 @@
+"""What predictor/serving/connections.py overrides and reads in uvicorn 0.54, name by name."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import httptools
+import pytest
+import uvicorn
+from uvicorn.protocols.http import httptools_impl
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+from uvicorn.server import ServerState
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters"),
+    [
+        ("connection_made", ["transport"]),
+        ("connection_lost", ["exc"]),
+        ("data_received", ["data"]),
+        ("on_message_begin", []),
+        ("on_url", ["url"]),
+        ("on_header", ["name", "value"]),
+        ("on_headers_complete", []),
+        ("on_body", ["body"]),
+        ("on_message_complete", []),
+        ("on_response_complete", []),
+        ("send_400_response", ["msg"]),
+    ],
+)
+def test_what_is_overridden_is_there(name: str, parameters: list[str]) -> None:
+    method = getattr(HttpToolsProtocol, name)
+    assert list(inspect.signature(method).parameters) == ["self", *parameters]
+
+
+async def test_what_is_read_of_a_connection_is_there() -> None:
+    async def app(scope: object, receive: object, send: object) -> None: ...
+
+    def factory(**options: object) -> HttpToolsProtocol:
+        return HttpToolsProtocol(**options)  # type: ignore[arg-type]
+
+    config = uvicorn.Config(app, http=factory, lifespan="off", ws="none")  # type: ignore[arg-type]
+    config.load()
+    given: object = config.http_protocol_class
+    assert given is factory, "uvicorn calls what it is given"
+    state = ServerState()
+    made: Any = HttpToolsProtocol(config=config, server_state=state, app_state={}, _loop=None)
+    assert made.cycle is None
+    assert len(made.pipeline) == 0
+    made.on_message_begin()
+    assert made.scope["state"] == {}, "a state of its own for each request"
+    assert {"loop", "transport", "flow", "logger"} <= set(vars(made))
+
+
+def test_what_is_read_of_an_exchange_is_there() -> None:
+    source = inspect.getsource(RequestResponseCycle.__init__)
+    for name in ("more_body", "response_started", "response_complete"):
+        assert f"self.{name} = " in source
+    assert httptools_impl.STATUS_LINE[408].startswith(b"HTTP/1.1 408 ")
+
+
+def test_an_exception_in_a_callback_stops_the_parser_as_a_parser_error() -> None:
+    class Stops:
+        def on_url(self, url: bytes) -> None:
+            raise RuntimeError
+
+    parser = httptools.HttpRequestParser(Stops())
+    with pytest.raises(httptools.HttpParserError):
+        parser.feed_data(b"GET / HTTP/1.1\r\n")

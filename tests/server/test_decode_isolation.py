@@ -1,0 +1,106 @@
+"""Pictures that break their decoder, against the real process: only their own request pays."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import signal
+from functools import partial
+
+import grpc
+import httpx
+import numpy as np
+import pytest
+from PIL import Image
+from tritonclient.grpc import service_pb2 as pb
+from tritonclient.grpc import service_pb2_grpc as pb_grpc
+
+from tests import faults
+from tests.processes import alive, descendants
+from tests.server.conftest import StartServer
+from tests.server.process import ServerProcess, eventually
+
+INFER = "/v2/models/realfake/infer"
+JPEG = {"Content-Type": "image/jpeg"}
+
+
+def good() -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(np.full((64, 64, 3), 90, dtype=np.uint8)).save(file, "PNG")
+    return file.getvalue()
+
+
+@pytest.fixture
+def stub(start_server: StartServer) -> ServerProcess:
+    settings = {"REALFAKE_DECODING__WORKERS": "2", "REALFAKE_DECODING__MAX_CPU_S": "0.5"}
+    return start_server(settings, stub={}).wait_ready()
+
+
+async def test_a_crash_an_overrun_and_a_glutton_cost_their_own_request(
+    stub: ServerProcess,
+) -> None:
+    ready: list[int] = []
+
+    async def watch(client: httpx.AsyncClient) -> None:
+        while True:
+            ready.append((await client.get("/v2/health/ready")).status_code)
+            await asyncio.sleep(0.01)
+
+    async with stub.async_client() as client, grpc.aio.insecure_channel(stub.grpc) as channel:
+        watching = asyncio.create_task(watch(client))
+        bad = [faults.CRASH, faults.SPIN, faults.GREEDY, faults.CRASH]
+        requests = [client.post(INFER, content=body, headers=JPEG) for body in bad]
+        requests += [client.post(INFER, content=good(), headers=JPEG) for _ in range(30)]
+        answers = await asyncio.gather(*requests)
+        message = pb.ModelInferRequest(model_name="realfake")
+        message.inputs.add(
+            name="image", datatype="BYTES", shape=[1]
+        ).contents.bytes_contents.append(faults.CRASH)
+        inference = pb_grpc.GRPCInferenceServiceStub(channel)
+        with pytest.raises(grpc.aio.AioRpcError) as refused:
+            await inference.ModelInfer(message, metadata=[("x-api-key", stub.api_key)], timeout=30)
+        watching.cancel()
+    for answer in answers[: len(bad)]:
+        assert (answer.status_code, answer.json()["code"]) == (400, "INVALID_IMAGE"), answer.text
+    assert {answer.status_code for answer in answers[len(bad) :]} == {200}
+    assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert set(ready) == {200}
+    ends = [
+        line["exit"] for line in stub.log_lines() if line["message"].startswith("a decoder end")
+    ]
+    assert sorted(ends) == ["SIGPROF", "SIGSEGV", "SIGSEGV", "SIGSEGV"]
+
+
+async def test_a_hanging_decoder_is_cut_at_the_deadline_and_replaced(stub: ServerProcess) -> None:
+    hurry = {**JPEG, "X-Request-Timeout-Ms": "300"}
+    async with stub.async_client() as client:
+        for _ in range(2):
+            late = await asyncio.gather(
+                *(client.post(INFER, content=faults.HANG, headers=hurry) for _ in range(2))
+            )
+            assert {answer.status_code for answer in late} == {504}
+        assert (await client.post(INFER, content=good(), headers=JPEG)).status_code == 200
+
+
+async def test_no_decoder_outlives_a_killed_server(stub: ServerProcess) -> None:
+    marks = [stub.directory / name for name in ("one", "two")]
+    bodies = [faults.HANG + str(mark).encode() for mark in marks]
+    async with stub.async_client() as client:
+        posts = [
+            asyncio.create_task(client.post(INFER, content=body, headers=JPEG)) for body in bodies
+        ]
+        at_work = partial(eventually, lambda: all(m.exists() for m in marks) or None, 30, "both")
+        await asyncio.to_thread(at_work)
+        family = descendants(stub.process.pid)
+        assert len(family) == 3, "a nursery and two decoders"
+        stub.process.kill()
+        stub.wait()
+        eventually(lambda: not alive(family) or None, 10, "the decoders to end")
+        await asyncio.gather(*posts, return_exceptions=True)
+
+
+def test_a_stop_leaves_no_decoder_behind(stub: ServerProcess) -> None:
+    family = descendants(stub.process.pid)
+    stub.signal(signal.SIGTERM)
+    assert stub.wait() == 0
+    eventually(lambda: not alive(family) or None, 10, "the decoders to end")

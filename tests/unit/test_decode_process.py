@@ -1,0 +1,278 @@
+"""Decoding in processes: what breaks a decoder costs its own picture, and nothing else."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import os
+import signal
+import sys
+import time
+import types
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from predictor.bundle.manifest import Preprocessing
+from predictor.errors import (
+    DeadlineExceeded,
+    InternalError,
+    InvalidImage,
+    NotReady,
+    Overloaded,
+    StartupError,
+    WireError,
+)
+from predictor.inference.decode_pool import DecodePool, ThreadDecodePool
+from predictor.inference.decode_process import ProcessDecodePool
+from predictor.inference.decode_worker import Terms
+from predictor.inference.decoding import DecodeLimits
+from predictor.inference.engine import EngineInput
+from predictor.inference.pictures import EncodedImage, Pixels, Tensor
+from predictor.settings.groups import DecodingSettings
+from tests import faults, hostile, pictures
+from tests.processes import alive, descendants, threads
+from tests.server.process import eventually
+
+PREPROCESSING = Preprocessing((64, 64))
+MIB = 1024 * 1024
+
+
+def terms(*, max_cpu_s: float = 1.0, max_memory_bytes: int = 512 * MIB) -> Terms:
+    return Terms(faults.decode, PREPROCESSING, DecodeLimits(), max_cpu_s, max_memory_bytes)
+
+
+@pytest.fixture(scope="module")
+def pool() -> Iterator[ProcessDecodePool]:
+    pool = ProcessDecodePool(terms(), workers=2)
+    yield pool
+    pool.close()
+
+
+@pytest.fixture(scope="module")
+def here() -> Iterator[ThreadDecodePool]:
+    pool = ThreadDecodePool(PREPROCESSING, DecodeLimits(), workers=1)
+    yield pool
+    pool.close()
+
+
+async def decoded(pool: DecodePool, data: bytes, within_s: float = 30.0) -> EngineInput:
+    return (await pool.submit(EncodedImage(data), time.monotonic() + within_s)).crop
+
+
+async def outcome(pool: DecodePool, data: bytes) -> EngineInput | tuple[str, str]:
+    try:
+        return await decoded(pool, data)
+    except WireError as error:
+        return error.code, error.message
+
+
+async def decoder_pid(pool: DecodePool) -> int:
+    return int.from_bytes((await decoded(pool, faults.WHO)).tobytes()[:4], "little")
+
+
+@pytest.mark.parametrize(
+    "make",
+    [*hostile.GOOD.values(), *(bad.make for bad in hostile.HOSTILE)],
+    ids=[*hostile.GOOD, *(bad.name for bad in hostile.HOSTILE)],
+)
+@pytest.mark.filterwarnings("ignore:.*(Tag data|EXIF)")
+async def test_both_modes_answer_alike(
+    make: object, pool: ProcessDecodePool, here: ThreadDecodePool
+) -> None:
+    assert callable(make)
+    data = make()
+    outside, inside = await outcome(pool, data), await outcome(here, data)
+    np.testing.assert_array_equal(outside, inside)
+
+
+async def test_what_is_decoded_already_is_prepared_alike(
+    pool: ProcessDecodePool, here: ThreadDecodePool
+) -> None:
+    pixels = Pixels(np.asarray(pictures.noise()))
+    tensor = Tensor(np.ones((3, 64, 64), dtype=np.float32))
+    for picture in (pixels, tensor):
+        np.testing.assert_array_equal(
+            (await pool.submit(picture, None)).crop, (await here.submit(picture, None)).crop
+        )
+
+
+@pytest.mark.parametrize(
+    ("data", "error", "words"),
+    [
+        (faults.CRASH, InvalidImage, "breaks its decoder"),
+        (faults.SPIN, InvalidImage, r"decoding\.max_cpu_s"),
+        (faults.GREEDY, InvalidImage, r"decoding\.max_memory_bytes"),
+        (faults.GONE, Overloaded, "retry"),
+        (faults.LIE, InternalError, "internal error"),
+        (faults.BUG, InternalError, "internal error"),
+    ],
+)
+async def test_what_breaks_a_decoder_costs_its_own_picture(
+    data: bytes, error: type[WireError], words: str, pool: ProcessDecodePool
+) -> None:
+    good = pictures.jpeg()
+    expected = await decoded(pool, good)
+    broken, *neighbours = await asyncio.gather(
+        decoded(pool, data), *(decoded(pool, good) for _ in range(8)), return_exceptions=True
+    )
+    assert type(broken) is error
+    with pytest.raises(error, match=words):
+        raise broken
+    for answer in [*neighbours, *[await decoded(pool, good) for _ in range(4)]]:
+        np.testing.assert_array_equal(answer, expected)
+
+
+async def test_a_bug_is_logged_by_its_place_and_never_by_its_words(
+    pool: ProcessDecodePool, caplog: pytest.LogCaptureFixture
+) -> None:
+    with pytest.raises(InternalError):
+        await decoded(pool, faults.BUG)
+    assert "faults.py" in caplog.records[-1].__dict__["place"]
+    assert "secret" not in str(caplog.records[-1].__dict__)
+
+
+async def test_a_decoder_that_hangs_is_ended_at_the_deadline() -> None:
+    pool = ProcessDecodePool(terms(), workers=1)
+    try:
+        first = await decoder_pid(pool)
+        with pytest.raises(DeadlineExceeded):
+            await decoded(pool, faults.HANG, within_s=0.2)
+        assert await decoder_pid(pool) != first
+        assert alive({first}) == set()
+    finally:
+        pool.close()
+
+
+async def test_an_expired_picture_is_not_decoded(pool: ProcessDecodePool, tmp_path: Path) -> None:
+    mark = tmp_path / "mark"
+    with pytest.raises(DeadlineExceeded):
+        await decoded(pool, faults.TOUCH + str(mark).encode(), within_s=0)
+    assert not mark.exists()
+
+
+async def test_a_short_deadline_does_not_cost_a_decoder() -> None:
+    pool = ProcessDecodePool(terms(), workers=1)
+    try:
+        first = await decoder_pid(pool)
+        for _ in range(20):
+            await outcome_within(pool, pictures.jpeg(), 0.0005)
+        assert await decoder_pid(pool) == first
+    finally:
+        pool.close()
+
+
+async def outcome_within(pool: DecodePool, data: bytes, within_s: float) -> None:
+    try:
+        await decoded(pool, data, within_s)
+    except DeadlineExceeded:
+        return
+
+
+async def test_a_cancelled_picture_leaves_the_queue(tmp_path: Path) -> None:
+    pool = ProcessDecodePool(terms(), workers=1)
+    mark = tmp_path / "mark"
+    try:
+        in_front = asyncio.ensure_future(decoded(pool, faults.HANG, within_s=0.5))
+        await asyncio.sleep(0)  # submitted
+        queued = pool.submit(EncodedImage(faults.TOUCH + str(mark).encode()), None)
+        queued.cancel()
+        with pytest.raises(DeadlineExceeded):
+            await in_front
+        await decoded(pool, pictures.jpeg())
+        assert not mark.exists()
+    finally:
+        pool.close()
+
+
+async def test_decoders_killed_while_idle_cost_no_picture(pool: ProcessDecodePool) -> None:
+    expected = await decoded(pool, pictures.jpeg())
+    victims = {await decoder_pid(pool) for _ in range(8)}
+    for victim in victims:
+        os.kill(victim, signal.SIGKILL)
+    eventually(lambda: not alive(victims) or None, 10, "the decoders to end")
+    for _ in range(4):
+        np.testing.assert_array_equal(await decoded(pool, pictures.jpeg()), expected)
+
+
+async def test_a_killed_nursery_is_replaced() -> None:
+    before = descendants(os.getpid())
+    pool = ProcessDecodePool(terms(), workers=2)
+    try:
+        family = descendants(os.getpid()) - before
+        decoder = await decoder_pid(pool)
+        (nursery,) = (pid for pid in family if decoder in descendants(pid))
+        assert threads(nursery) == 1, "forking a process of several threads is not safe"
+        os.kill(nursery, signal.SIGKILL)
+        eventually(lambda: not alive(family) or None, 10, "decoders to follow their nursery")
+        answers = await asyncio.gather(*(decoded(pool, pictures.jpeg()) for _ in range(4)))
+        assert len(answers) == 4
+    finally:
+        pool.close()
+
+
+async def test_a_decoder_is_replaced_after_its_time() -> None:
+    pool = ProcessDecodePool(terms(), workers=1, recycle_after=3)
+    try:
+        served = [await decoder_pid(pool) for _ in range(7)]
+    finally:
+        pool.close()
+    assert [served.count(pid) for pid in dict.fromkeys(served)] == [3, 3, 1]
+
+
+async def test_a_closed_pool_refuses_and_leaves_no_process() -> None:
+    before = descendants(os.getpid())
+    pool = ProcessDecodePool(terms(), workers=1)
+    family = descendants(os.getpid()) - before
+    hanging = pool.submit(EncodedImage(faults.HANG), None)
+    queued = pool.submit(EncodedImage(pictures.jpeg()), None)
+    pool.close()
+    with pytest.raises((Overloaded, NotReady)):
+        await hanging
+    with pytest.raises(NotReady):
+        await queued
+    with pytest.raises(NotReady):
+        pool.submit(EncodedImage(pictures.jpeg()), None)
+    eventually(lambda: not alive(family) or None, 10, "the processes to end")
+
+
+def test_decoders_that_cannot_start_stop_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = types.ModuleType("only_in_this_process")
+    exec("def decode(data, preprocessing, limits): ...", module.__dict__)
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    broken = dataclasses.replace(terms(), decoder=module.decode)
+    with pytest.raises(StartupError, match=r"decoding\.mode"):
+        ProcessDecodePool(broken, workers=1)
+
+
+def largest() -> dict[str, bytes]:
+    side = 5000
+    flat = Image.new("RGBA", (side, side), (10, 200, 30, 128))
+    grey = Image.fromarray(np.full((side, side), 4000, dtype=np.uint16))
+    return {
+        "rgba png": pictures.saved(flat, "PNG", compress_level=1),
+        "16-bit png": pictures.saved(grey, "PNG", compress_level=1),
+        "webp with alpha": pictures.saved(flat, "WEBP", method=0, lossless=True, quality=0),
+        "cmyk jpeg with profile and orientation": pictures.saved(
+            Image.new("CMYK", (side, side), (200, 0, 200, 0)),
+            "JPEG",
+            icc_profile=hostile.cmyk_profile(),
+            exif=b"Exif\0\0II*\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0\x06\0\0\0\0\0\0\0",
+        ),
+        "progressive jpeg": pictures.saved(flat.convert("RGB"), "JPEG", progressive=True),
+    }
+
+
+@pytest.mark.slow
+async def test_the_largest_pictures_fit_into_the_default_limits() -> None:
+    defaults = DecodingSettings()
+    limits = terms(max_cpu_s=defaults.max_cpu_s, max_memory_bytes=defaults.max_memory_bytes)
+    pool = ProcessDecodePool(limits, workers=1)
+    try:
+        for name, data in largest().items():
+            assert isinstance(await outcome(pool, data), np.ndarray), name
+    finally:
+        pool.close()
