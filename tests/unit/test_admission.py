@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import time
 from contextlib import ExitStack
+from types import SimpleNamespace
 
 import pytest
 
-from predictor.errors import Overloaded
+from predictor.errors import DeadlineExceeded, Overloaded
 from predictor.inference.admission import Admission
 from predictor.inference.cost import CostCurve
 from predictor.inference.places import Places
@@ -53,12 +54,28 @@ def test_what_would_be_late_is_refused_with_when_to_return() -> None:
     subject = admission()
     with ExitStack() as stack:
         hold(subject, stack, None, 16)  # two batches of eight, 0.4 s each
-        subject.check(1, deadline=time.monotonic() + 2)
+        subject.check(1, deadline=time.monotonic() + 4)
         with pytest.raises(Overloaded) as refused:
-            subject.check(1, deadline=time.monotonic() + 0.5)
+            subject.check(1, deadline=time.monotonic() + 1)
         expected = subject.expected_s(1)
+        # Half of the time to the deadline is left to what no expectation knows.
         assert refused.value.retry_after_s == pytest.approx((expected - 0.5) * 1.25, rel=0.05)
-    subject.check(1, deadline=time.monotonic() + 0.5)
+    subject.check(1, deadline=time.monotonic() + 1)
+
+
+def test_a_request_that_was_given_up_counts_as_later_than_expected(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    subject = admission()
+    before = subject.expected_s(1)
+    hours = iter(range(1000))  # a clock by which everything takes an hour
+    monkeypatch.setattr(
+        "predictor.inference.admission.time", SimpleNamespace(monotonic=lambda: 3600 * next(hours))
+    )
+    for _ in range(20):
+        with pytest.raises(DeadlineExceeded), subject.enter(1):
+            raise DeadlineExceeded("late")
+    assert subject.expected_s(1) > 1.5 * before
 
 
 def test_all_pictures_of_a_request_have_room_or_none() -> None:
