@@ -11,7 +11,7 @@ import pytest
 
 from predictor.errors import InvalidImage, WireError
 from predictor.inference.batcher import Batcher
-from tests.unit.test_batcher import Engine, picture
+from tests.unit.gated_engine import Engine, picture
 
 REQUESTS = 1500
 LOOPS = 2
