@@ -279,6 +279,8 @@ class Batcher:
                 self._condition.wait(remaining)
             if self._queue:  # another lane may have been quicker
                 lane.batch = self._take(limit)
+            if self._queue:  # which woke this lane, and may have left another asleep
+                self._condition.notify()
             return True
 
     def _take(self, limit: int) -> list[_Item]:

@@ -197,6 +197,22 @@ async def test_lanes_run_at_the_same_time_and_share_what_waits(engine: Engine) -
     assert max(map(len, engine.batches)) == 3
 
 
+async def test_what_one_lane_leaves_another_takes_at_once(engine: Engine) -> None:
+    """The lane that waited for the announced picture is not the one that its arrival wakes."""
+    engine.lanes = 2
+    engine.hold()
+    async with running(engine) as batcher:
+        with batcher.expect(1) as announcement:
+            first = await send(batcher, 1)
+            # One lane sees it and waits for more. Were it slower than this, nothing would be shown.
+            await asyncio.sleep(0.05)
+            second = await send(batcher, 2, announcement=announcement)
+            await engine.entered()
+            await engine.entered()  # while the first forward still runs
+            engine.free()
+            assert [await numbers_of(first), await numbers_of(second)] == [[1], [2]]
+
+
 async def test_one_lane_that_dies_ends_all_of_them(engine: Engine) -> None:
     engine.lanes = 2
 
