@@ -20,7 +20,7 @@ $(READY): requirements/dev.txt requirements/checkov.txt pyproject.toml hack/setu
 setup: $(READY) ## Create .venv with every pinned dependency (nothing to do when it is up to date)
 
 .PHONY: run
-run: $(READY) ## Serve checkpoints/debug on this machine and print a curl to paste (HTTP_PORT=8080 GRPC_PORT=8081)
+run: $(READY) ## Serve checkpoints/debug on this machine and print a curl to paste (HTTP_PORT=8080 GRPC_PORT=8081 METRICS_PORT=8082)
 	@$(PY) hack/run.py
 
 .PHONY: test
@@ -44,13 +44,15 @@ format: $(READY) ## Format the code and apply safe fixes
 	@$(VENV)/bin/ruff format .
 
 .PHONY: generate
-generate: $(READY) ## Write what is generated: docs/settings.md, the chart's schema and README, manifests/
+generate: $(READY) ## Write what is generated: docs/settings.md, docs/metrics.md, the chart's schema and README, manifests/
 	@$(PY) hack/generate_settings_docs.py
+	@$(PY) -m hack.generate_metrics_docs
 	@$(PY) -m hack.generate_chart
 
 .PHONY: verify
 verify: $(READY) ## Fail when something generated or pinned is stale
 	@$(PY) hack/generate_settings_docs.py --check
+	@$(PY) -m hack.generate_metrics_docs --check
 	@$(PY) -m hack.generate_chart --check
 	@hack/lock.sh --check
 

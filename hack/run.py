@@ -1,6 +1,6 @@
 """Serve checkpoints/debug on this machine, and print a curl to paste once it is ready.
 
-HTTP_PORT and GRPC_PORT choose the ports. Ctrl-C drains and stops.
+HTTP_PORT, GRPC_PORT and METRICS_PORT choose the ports. Ctrl-C drains and stops.
 """
 
 from __future__ import annotations
@@ -28,11 +28,13 @@ def main() -> int:
     os.chdir(ROOT)
     http_port = os.environ.get("HTTP_PORT", "8080")
     grpc_port = os.environ.get("GRPC_PORT", "8081")
+    metrics_port = os.environ.get("METRICS_PORT", "8082")
+    ports = {"HTTP_PORT": http_port, "GRPC_PORT": grpc_port, "METRICS_PORT": metrics_port}
     samples = sorted((BUNDLE / "samples").glob("photo*.jpg"))
     if not samples:
         print(f"{BUNDLE} has no sample pictures; restore it with git checkout", file=sys.stderr)
         return 1
-    for name, port in (("HTTP_PORT", http_port), ("GRPC_PORT", grpc_port)):
+    for name, port in ports.items():
         if not _is_free(port):
             print(f"port {port} cannot be used; choose another: make run {name}=…", file=sys.stderr)
             return 1
@@ -48,6 +50,7 @@ def main() -> int:
             *("--model.path", BUNDLE, "--model.device", "cpu"),
             *("--server.host", "127.0.0.1", "--server.drain-delay-s", "0"),
             *("--server.http-port", http_port, "--server.grpc-port", grpc_port),
+            *("--server.metrics-port", metrics_port),
             *("--auth.mode", "api_key", "--auth.keys-dir", KEYS),
         ],
         # Ctrl-C reaches a terminal's whole group; the server would take it, and ours, as two stops.

@@ -21,7 +21,7 @@ REF: Final = "#/definitions/"
 # Settings that follow from other values: given twice, they could disagree.
 OWNED: Final = {
     "auth": ("mode", "keys_dir"),
-    "server": ("http_port", "grpc_port", "metrics_port"),
+    "server": ("http_port", "grpc_port", "metrics_port", "metrics_enabled"),
 }
 
 _TYPES: Final = {bool: "boolean", int: "integer", float: "number", str: "string", list: "array"}

@@ -129,6 +129,7 @@ def _server(
             *(sys.executable, "-m", "predictor", "serve", "--model.path", str(bundle)),
             *("--server.host", "127.0.0.1", "--server.drain-delay-s", "0"),
             *("--server.http-port", str(port), "--server.grpc-port", "0"),
+            *("--server.metrics-port", "0"),
             *("--auth.keys-dir", str(keys), *settings),
         ],
         cwd=ROOT,

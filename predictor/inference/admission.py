@@ -109,6 +109,7 @@ class Admission:
             raise Overloaded(
                 "the answer could not be ready within the request's deadline; retry later",
                 retry_after_s=_retry_after_s(late),
+                reason="late",
             )
 
     @contextmanager
@@ -125,6 +126,7 @@ class Admission:
             raise Overloaded(
                 "too many pictures are waiting already; retry later",
                 retry_after_s=_retry_after_s(self.expected_s(pictures)),
+                reason="pictures",
             )
         visit = Visit(pictures)
         self._undecoded += pictures

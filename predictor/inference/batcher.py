@@ -29,6 +29,7 @@ from predictor.errors import DeadlineExceeded, InternalError, NotReady, Overload
 from predictor.inference.cost import CostCurve
 from predictor.inference.engine import Engine, EngineInput, EngineLost, EngineOutOfMemory
 from predictor.inference.fair_queue import FairQueue
+from predictor.inference.observer import Observer
 
 log = logging.getLogger("predictor.batcher")
 
@@ -106,6 +107,7 @@ class Batcher:
         self.engine = engine
         self.max_batch_size = max_batch_size
         self.cost = CostCurve()
+        self.observer = Observer()
         self._max_queue = max_queue
         self._max_wait_s = max_wait_s
         self._rooms: dict[Kind, _Room] = {}
@@ -227,7 +229,9 @@ class Batcher:
             if self._stopping or self._failed:
                 raise NotReady(STOPPED)
             if len(self._queue) + len(items) > self._max_queue:
-                raise Overloaded("the queue in front of the model is full; retry later")
+                raise Overloaded(
+                    "the queue in front of the model is full; retry later", reason="queue"
+                )
             for item in items:
                 self._queue.push(caller, item)
             if announcement is not None:
@@ -299,6 +303,8 @@ class Batcher:
         """Run the lane's batch without those whom nobody waits for; halve it until what is at
         fault stands alone.
         """
+        taken = time.monotonic()
+        self.observer.waited([taken - item.arrived for item in lane.batch])
         groups = [lane.batch]
         while groups:
             now = time.monotonic()
@@ -331,7 +337,9 @@ class Batcher:
             return [(group[0], InternalError())]
         finally:
             lane.forward_began = None
-        self.cost.observe(len(group), time.monotonic() - began)
+        took = time.monotonic() - began
+        self.cost.observe(len(group), took)
+        self.observer.forwarded(len(group), took)
         self._fitted(group)
         return outcomes
 
@@ -341,7 +349,8 @@ class Batcher:
         log.warning("out of device memory", extra={"batch_size_from_now": smaller})
         if len(group) > 1:
             return None
-        return [(group[0], Overloaded("the device is out of memory; retry later"))]
+        short = Overloaded("the device is out of memory; retry later", reason="device_memory")
+        return [(group[0], short)]
 
     def _fitted(self, group: list[_Item]) -> None:
         """Memory may have been short for a moment only: try more again, but seldom."""

@@ -23,6 +23,7 @@ from predictor.inference.decode_pool import DecodePool
 from predictor.inference.decode_worker import Decoder
 from predictor.inference.decoding import decode
 from predictor.inference.engine import Engine, EngineInput, EngineOutOfMemory
+from predictor.inference.observer import Observer, observed
 from predictor.inference.pictures import Classification, Picture
 from predictor.inference.turnstile import Turnstile
 from predictor.settings import Settings
@@ -49,6 +50,7 @@ class Classifier:
         self.manifest = manifest
         self._batcher = batcher
         self._pool = pool
+        self._observer = Observer()
         # Twice: the next picture is at hand when a worker gets free, without asking the loop.
         self._turnstile = Turnstile(2 * pool.workers, weights)
         self.admission = Admission(
@@ -98,6 +100,18 @@ class Classifier:
             WireError: of the first picture that cannot be classified, with its place
                 (``image[3]``) in front where there are several.
         """
+        with observed(self._observer, len(pictures)):
+            results = await self._classify(pictures, caller, deadline)
+        self._observer.classified(results)
+        return results
+
+    def observe(self, observer: Observer) -> None:
+        """Tell `observer` from now on what happens to pictures."""
+        self._observer = self._batcher.observer = observer
+
+    async def _classify(
+        self, pictures: Sequence[Picture], caller: str | None, deadline: float | None
+    ) -> list[Classification]:
         if deadline is not None and time.monotonic() >= deadline:
             raise DeadlineExceeded(EXPIRED)
         count, lane = len(pictures), caller or ""
@@ -154,6 +168,7 @@ class Classifier:
         try:
             crop, took = await self._pool.submit(picture, deadline)
             self.admission.decode_took(took)
+            self._observer.decoded(took)
             return crop
         finally:
             self._turnstile.leave()

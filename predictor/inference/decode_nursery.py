@@ -260,7 +260,9 @@ def _death(code: int | None, terms: Terms) -> WireError:
     name = signal.Signals(-code).name if code is not None and code < 0 else str(code)
     log.warning("a decoder ended at work", extra={"exit": name})
     if code is None or code == -signal.SIGKILL:  # from outside: the kernel short of memory, say
-        return Overloaded("the decoder was ended before the picture was decoded; retry later")
+        return Overloaded(
+            "the decoder was ended before the picture was decoded; retry later", reason="decoder"
+        )
     if code == -signal.SIGPROF:
         return InvalidImage(
             f"decoding the picture takes more than {terms.max_cpu_s:g} s of CPU time "

@@ -119,7 +119,9 @@ class ProcessDecodePool:
             if self._closed:
                 raise NotReady(STOPPED) from None
             log.exception("no decoder can be started")
-            raise Overloaded("no decoder can be started now; retry later") from None
+            raise Overloaded(
+                "no decoder can be started now; retry later", reason="decoder"
+            ) from None
 
     def _replaced(self, decoder: DecoderProcess | None) -> DecoderProcess | None:
         """After the answer, so that the next picture does not wait for a start."""

@@ -33,7 +33,8 @@ class ByteBudget:
         if self.held + size > self._limit:
             raise Overloaded(
                 "the requests in flight hold all the memory they may (limits.max_bytes_in_flight); "
-                "retry later"
+                "retry later",
+                reason="bytes",
             )
         self.held += size
 

@@ -24,6 +24,7 @@ from predictor.errors import (
     Unauthenticated,
     WireError,
 )
+from predictor.inference.observer import CANCELLED
 from predictor.serving.byte_budget import Hold
 from predictor.serving.call import Call, call_var
 from predictor.serving.http import (
@@ -42,6 +43,7 @@ from predictor.serving.policy import LATE, Policy, request_id
 from predictor.serving.routes import Match, Routes
 from predictor.settings import LimitSettings
 from predictor.telemetry.logging import request_id_var
+from predictor.telemetry.recording import OK
 
 log = logging.getLogger("predictor.edge")
 access_log = logging.getLogger("predictor.access")
@@ -101,12 +103,15 @@ class Edge:
             response = self._error(exchange, caught)
         except ClientDisconnected:
             self._log(exchange, DISCONNECTED, "CLIENT_DISCONNECTED")
+            self._measure(exchange, CANCELLED, None)
             return
         except Exception:
             log.exception("unhandled error")
             error = InternalError()
             response = self._error(exchange, error)
-        self._log(exchange, response.status, error.code if error else "OK")
+        code = error.code if error else OK
+        self._log(exchange, response.status, code)
+        self._measure(exchange, code, error)
         await self._send(exchange, response, receive, send)
 
     async def _answer(self, exchange: _Exchange, scope: Any, receive: Receive) -> HttpResponse:
@@ -203,6 +208,13 @@ class Edge:
         )
         if route is not None and route.inference:
             exchange.call.audit_answer(self._policy.audit, code)
+
+    def _measure(self, exchange: _Exchange, code: str, error: WireError | None) -> None:
+        route, metrics = exchange.match.route, self._policy.metrics
+        if route is None or not route.public:
+            metrics.asked(exchange.call.key_id, code, error)
+        if route is not None and route.inference:
+            metrics.ended(route.protocol, code, time.monotonic() - exchange.arrived, error)
 
 
 def _has_body(headers: dict[str, str]) -> bool:

@@ -14,11 +14,13 @@ from google.protobuf.duration_pb2 import Duration
 from google.rpc.error_details_pb2 import ErrorInfo, RetryInfo
 from google.rpc.status_pb2 import Status
 
-from predictor.errors import InternalError, NotReady, WireError
+from predictor.errors import DeadlineExceeded, InternalError, NotReady, WireError
+from predictor.inference.observer import CANCELLED
 from predictor.serving.call import Call, call_var
 from predictor.serving.grpc_reading import MessageReader
-from predictor.serving.policy import Policy, request_id
+from predictor.serving.policy import LATE, Policy, request_id
 from predictor.telemetry.logging import request_id_var
+from predictor.telemetry.recording import OK
 
 log = logging.getLogger("predictor.edge")
 access_log = logging.getLogger("predictor.access")
@@ -76,7 +78,7 @@ class GrpcEdge(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # not gen
             context.set_trailing_metadata((("x-request-id", identity),))
             known = Call("grpc", method, identity)
             call_var.set(known)
-            code = "CANCELLED"
+            code, failure = CANCELLED, None
             try:
                 if method not in PUBLIC:
                     self._policy.accept(_raw_metadata(context), known)
@@ -84,32 +86,44 @@ class GrpcEdge(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # not gen
                 if known.headers:
                     # Not in the trailer: the draft that defines these fields forbids it.
                     await context.send_initial_metadata(tuple(known.headers.items()))
-                code = "OK"
+                code = OK
                 return answer
             except WireError as error:
-                code = error.code
+                code, failure = error.code, error
                 await _abort(context, error, known)
             except asyncio.CancelledError:
                 task = asyncio.current_task()
-                if task is not None and task.cancelling():
-                    raise  # by gRPC: the caller hung up or its deadline passed
+                if task is not None and task.cancelling():  # by gRPC
+                    if context.time_remaining() == 0.0:  # for its deadline, not a caller gone
+                        failure = DeadlineExceeded(LATE)
+                        code = failure.code
+                    raise
                 # Something below us was cancelled; unanswered, the caller would wait forever.
                 stopping = NotReady("the server is stopping; retry on another replica")
-                code = stopping.code
+                code, failure = stopping.code, stopping
                 await _abort(context, stopping, known)
             except grpc.aio.AbortError:
                 code = "ABORTED"
                 raise
             except Exception:
                 log.exception("unhandled error")
-                code = InternalError.code
-                await _abort(context, InternalError(), known)
+                failure = InternalError()
+                code = failure.code
+                await _abort(context, failure, known)
             finally:
                 _log(known, code, started)
+                self._measure(known, code, started, failure)
                 if method == INFER:
                     known.audit_answer(self._policy.audit, code)
 
         return call
+
+    def _measure(self, call: Call, code: str, started: float, error: WireError | None) -> None:
+        metrics = self._policy.metrics
+        if call.route not in PUBLIC:
+            metrics.asked(call.key_id, code, error)
+        if call.route == INFER:
+            metrics.ended("grpc", code, time.monotonic() - started, error)
 
 
 def _log(call: Call, code: str, started: float) -> None:

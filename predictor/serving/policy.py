@@ -16,6 +16,7 @@ from predictor.security.audit import AuditLog
 from predictor.serving.byte_budget import ByteBudget
 from predictor.serving.call import Call
 from predictor.settings import LimitSettings
+from predictor.telemetry.recording import Metrics
 
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 LATE = "the answer was not ready within the request's deadline"
@@ -35,6 +36,7 @@ class Policy:
     Args:
         keys: None when `auth.mode` is `none`: everybody may call.
         audit: None when nothing is audited.
+        metrics: None for some of its own, which nobody reads.
     """
 
     def __init__(
@@ -42,10 +44,12 @@ class Policy:
         keys: api_keys.Verifier | None,
         limits: LimitSettings,
         audit: AuditLog | None = None,
+        metrics: Metrics | None = None,
     ) -> None:
         self._keys = keys
         self._limits = limits
         self.audit = audit
+        self.metrics = metrics or Metrics()
         self._places = Places(limits.max_in_flight)
         self.bytes = ByteBudget(limits.max_bytes_in_flight)
         self.admission: Admission | None = None
@@ -118,7 +122,7 @@ class Policy:
         if self.admission is not None:
             self.admission.check(caller=caller, deadline=deadline)
         if not self._places.take(caller):
-            raise Overloaded("too many requests are in flight; retry later")
+            raise Overloaded("too many requests are in flight; retry later", reason="in_flight")
         try:
             yield
         finally:

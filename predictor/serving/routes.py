@@ -30,6 +30,13 @@ class Route:
     inference: bool = False
     legacy: bool = False
 
+    @property
+    def protocol(self) -> str:
+        """`v1`, `v2` or `legacy`."""
+        if self.legacy:
+            return "legacy"
+        return "v1" if self.path.startswith("/v1/") else "v2"
+
 
 @dataclass(frozen=True, slots=True)
 class Match:

@@ -6,18 +6,14 @@ import asyncio
 import logging
 import os
 import signal
-import socket
 import sys
 import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any
 
 import kserve
-import uvicorn
 import uvloop
 
-from predictor.errors import StartupError
 from predictor.inference.classifier import Classifier, load_classifier
 from predictor.security.audit import open_audit
 from predictor.security.certificates import CertificateStore
@@ -29,30 +25,24 @@ from predictor.serving.descriptors import allow_descriptors
 from predictor.serving.edge import Edge
 from predictor.serving.grpc import GrpcServer
 from predictor.serving.lifecycle import Lifecycle, State
+from predictor.serving.listening import HttpServer, listen
+from predictor.serving.measured import measure_classifier, measure_process
 from predictor.serving.model import RealFakeModel
 from predictor.serving.policy import Policy
 from predictor.serving.rest import build_routes
 from predictor.serving.routes import Routes
+from predictor.serving.scraping import scrapeable
 from predictor.serving.tls import CurrentContext
 from predictor.serving.watchdog import device_lost
 from predictor.settings import Settings
 from predictor.telemetry.logging import LogLines
+from predictor.telemetry.recording import Metrics
 
 log = logging.getLogger("predictor.server")
 
 EXIT_DEVICE_LOST = 4
 FAILED_LINGER_S = 2.0
 """For the refusals of what was in flight to reach their callers."""
-BACKLOG = 2048
-"""Connections the kernel holds while the event loop is busy accepting others."""
-
-
-class _HttpServer(uvicorn.Server):
-    """uvicorn without its signal handlers: it would close the port at the first SIGTERM."""
-
-    @contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
 
 
 class RealFakeServer(kserve.ModelServer):  # type: ignore[misc]  # kserve ships no type information
@@ -73,8 +63,9 @@ class RealFakeServer(kserve.ModelServer):  # type: ignore[misc]  # kserve ships 
         self.settings = settings
         self._rate_limits = RateLimits.from_settings(settings.rate_limit, settings.model.name)
         self._audit = open_audit(settings.audit, LogLines())
+        self._metrics = Metrics()
         self._model = RealFakeModel(
-            settings.model.name, self.lifecycle, self._rate_limits, self._audit
+            settings.model.name, self.lifecycle, self._rate_limits, self._audit, self._metrics
         )
         self.register_model(self._model)
         self.dataplane = RealFakeDataPlane(self.registered_models, self.lifecycle)
@@ -99,10 +90,24 @@ class RealFakeServer(kserve.ModelServer):  # type: ignore[misc]  # kserve ships 
 
     async def _serve(self) -> None:
         settings = self.settings
-        policy = self._policy = Policy(_follow_keys(settings), settings.limits, self._audit)
-        certificates = _follow_certificates(settings)
+        keys, certificates = _follow_keys(settings), _follow_certificates(settings)
+        policy = Policy(keys, settings.limits, self._audit, self._metrics)
+        self._policy = policy
+        measure_process(self._metrics, policy, keys, certificates, self._rate_limits)
         self._take_signals()
         allow_descriptors(settings.limits.max_connections)
+        async with scrapeable(self._metrics, settings) as bound:
+            await self._serve_requests(policy, certificates, bound)
+
+    async def _serve_requests(
+        self, policy: Policy, certificates: CertificateStore | None, bound: dict[str, int]
+    ) -> None:
+        """Open the ports, load the model, and serve it until the end.
+
+        Args:
+            bound: numbers of the ports that are open already.
+        """
+        settings = self.settings
         host, ports = settings.server.host, {"http_port": settings.server.http_port}
         routes = build_routes(self.dataplane, settings)
         http = {"http_port": self._http_server(routes, policy, certificates)}
@@ -110,9 +115,9 @@ class RealFakeServer(kserve.ModelServer):  # type: ignore[misc]  # kserve ships 
             ports["health_port"] = settings.server.health_port
             public = Routes([route for route in routes.table if route.public])
             http["health_port"] = self._http_server(public, policy, None)
-        listeners = {name: _listen(host, port, name) for name, port in ports.items()}
+        listeners = {name: listen(host, port, name) for name, port in ports.items()}
         grpc_server = GrpcServer(self.dataplane, policy, settings)
-        bound = {name: listener.getsockname()[1] for name, listener in listeners.items()}
+        bound |= {name: listener.getsockname()[1] for name, listener in listeners.items()}
         bound["grpc_port"] = grpc_server.bind(host, settings.server.grpc_port, certificates)
         await grpc_server.start()
         http_tasks = [
@@ -136,23 +141,16 @@ class RealFakeServer(kserve.ModelServer):  # type: ignore[misc]  # kserve ships 
 
     def _http_server(
         self, routes: Routes, policy: Policy, certificates: CertificateStore | None
-    ) -> uvicorn.Server:
+    ) -> HttpServer:
         settings = self.settings
-        config = uvicorn.Config(
+        return HttpServer(
             Edge(routes, policy, self.lifecycle, settings.limits),
-            http=self._connections.protocol,  # type: ignore[arg-type]  # it is called, no more
-            ws="none",
-            lifespan="off",
-            log_config=None,
-            access_log=False,
-            server_header=False,
+            self._connections,
+            settings.server,
             ssl_context_factory=None
             if certificates is None
             else CurrentContext.factory(certificates),
-            timeout_keep_alive=settings.server.keep_alive_s,
-            timeout_graceful_shutdown=max(1, round(settings.server.drain_timeout_s)),
         )
-        return _HttpServer(config)
 
     async def _load(self) -> Classifier | None:
         """Load the bundle in a thread while the ports answer not-ready.
@@ -191,6 +189,7 @@ class RealFakeServer(kserve.ModelServer):  # type: ignore[misc]  # kserve ships 
         classifier = loaded.result()
         self._model.attach(classifier)
         self._policy.admission = classifier.admission
+        measure_classifier(self._metrics, classifier, self.settings.model.name)
         self.lifecycle.enter(State.READY)
         log.info(
             "ready",
@@ -291,16 +290,6 @@ def _follow_certificates(settings: Settings) -> CertificateStore | None:
     if certificates is not None:
         certificates.start()
     return certificates
-
-
-def _listen(host: str, port: int, setting: str) -> socket.socket:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    try:
-        return socket.create_server((host, port), family=family, backlog=BACKLOG)
-    except OSError as error:
-        raise StartupError(
-            f"cannot listen on {host}:{port} (server.{setting}): {os.strerror(error.errno or 0)}"
-        ) from None
 
 
 def serve(settings: Settings) -> int:

@@ -42,7 +42,9 @@ def contradictions(settings: Settings, *, serving: bool) -> Iterator[tuple[str, 
         )
     if not serving:
         return
-    ports = ("http_port", "grpc_port", "health_port")
+    ports = ["http_port", "grpc_port", "health_port"]
+    if server.metrics_enabled:
+        ports.append("metrics_port")
     for first, second in combinations(ports, 2):
         if getattr(server, first) and getattr(server, first) == getattr(server, second):
             yield f"server.{first}", f"server.{second}", "must differ; change one of them"

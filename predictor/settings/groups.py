@@ -71,7 +71,7 @@ class ServerSettings(_Group):
     host: str = Field(
         "0.0.0.0",
         min_length=1,
-        description="Address both ports bind to. `127.0.0.1` keeps them to this machine; `::` "
+        description="Address all ports bind to. `127.0.0.1` keeps them to this machine; `::` "
         "also serves IPv6.",
     )
     http_port: Port = Field(
@@ -82,6 +82,15 @@ class ServerSettings(_Group):
         None,
         description="Port that answers liveness and readiness over plain HTTP, and nothing else. "
         "For the kubelet's probes, which have no client certificate. Unset, it is not opened.",
+    )
+    metrics_port: Port = Field(
+        8082,
+        description="Port of /metrics, over plain HTTP and without a key: who can reach it can "
+        "read key ids and how much they ask. 0 takes any free port.",
+    )
+    metrics_enabled: bool = Field(
+        True,
+        description="Open `server.metrics_port`. Off, dashboards, alerts and KEDA see nothing.",
     )
     drain_delay_s: float = Field(
         5.0,

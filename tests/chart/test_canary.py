@@ -82,9 +82,9 @@ def test_stable_is_what_it_was_while_the_canary_runs(way: str) -> None:
 @pytest.mark.parametrize("way", ["route", "native"])
 def test_the_canary_has_settings_of_its_own_with_their_zeros(way: str) -> None:
     rendered = render(STABLE, CANARY, WAYS[way])
-    assert settings_file(rendered)["server"] == {"drain_delay_s": 5}
+    assert settings_file(rendered)["server"] == {"drain_delay_s": 5, "metrics_port": 8082}
     canary = settings_file(rendered, f"{NAME}-canary-config")
-    assert canary["server"] == {"drain_delay_s": 0}
+    assert canary["server"] == {"drain_delay_s": 0, "metrics_port": 8082}
     assert canary["batching"] == {"max_batch_size": 32}
 
 

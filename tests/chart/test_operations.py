@@ -269,3 +269,9 @@ def test_the_metrics_port_is_set_only_for_an_application_that_has_it(
     assert ("metrics_port" in str(settings_file(rendered))) is known
     (test,) = rendered.one("Pod")["spec"]["containers"]
     assert any(argument.startswith("--metrics=") for argument in test["args"]) is known
+
+
+def test_metrics_that_are_off_are_off_in_the_predictor() -> None:
+    """Its own default is to open the port, for everybody where no policy keeps them out."""
+    rendered = render({"metrics": {"enabled": False}})
+    assert settings_file(rendered)["server"] == {"metrics_enabled": False}

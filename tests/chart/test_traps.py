@@ -123,7 +123,7 @@ def test_zeros_in_settings_survive() -> None:
     """Helm's own merge takes 0 and false for nothing."""
     config = {"server": {"drain_delay_s": 0, "docs_enabled": False}, "batching": {"max_wait_ms": 0}}
     settings = settings_file(render({"config": config}))
-    assert settings["server"] == config["server"]
+    assert settings["server"] == config["server"] | {"metrics_port": 8082}
     assert settings["batching"] == config["batching"]
 
 

@@ -52,6 +52,7 @@ class ServerProcess:
             "REALFAKE_SERVER__HOST": "127.0.0.1",
             "REALFAKE_SERVER__HTTP_PORT": "0",
             "REALFAKE_SERVER__GRPC_PORT": "0",
+            "REALFAKE_SERVER__METRICS_PORT": "0",
             "REALFAKE_SERVER__DRAIN_DELAY_S": "0",
             "REALFAKE_AUTH__KEYS_DIR": str(keys),
             **(settings or {}),

@@ -4,13 +4,15 @@ Run as a program by `ServerProcess(command=("-m", "tests.server.stub"))`. Everyt
 network is the product: process, sockets, signals, decoding, batcher, kserve. The network
 answers by the picture's mean red value, takes STUB_FORWARD_S seconds a batch, writes one line
 per batch to STUB_LOG, and fails in its way on a picture of a mean red below. STUB_POLL_S is how
-often it looks at files that it follows. Pictures of tests/faults.py break their decoder.
+often it looks at files that it follows. SIGUSR1 stops the event loop until the file STUB_BLOCKED,
+which it makes, is gone. Pictures of tests/faults.py break their decoder.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 import threading
 import time
@@ -71,10 +73,19 @@ def load_classifier(settings: Settings) -> Classifier:
     return build_classifier(manifest, StubEngine(), settings, faults.decode)
 
 
+def block(*_: object) -> None:
+    """Python runs a signal's handler in the main thread, which is the event loop's."""
+    blocked = Path(os.environ["STUB_BLOCKED"])
+    blocked.touch()
+    while blocked.exists():
+        time.sleep(0.01)
+
+
 if __name__ == "__main__":
     # Not at the top: tests import this module, and kserve clashes with their tritonclient.
     from predictor.serving import server
 
     setattr(server, "load_classifier", load_classifier)  # noqa: B010  # not exported for others
     setattr(watching, "POLL_S", float(os.environ.get("STUB_POLL_S", watching.POLL_S)))  # noqa: B010
+    signal.signal(signal.SIGUSR1, block)
     sys.exit(cli.main(["serve"]))

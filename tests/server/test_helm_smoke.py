@@ -13,6 +13,7 @@ import pytest
 
 from tests.chart.rendering import render
 from tests.server.process import API_KEY, ROOT, ServerProcess
+from tests.server.scrape import url
 
 FILES = ROOT / "charts" / "realfake" / "files"
 
@@ -83,6 +84,12 @@ def test_fails_where_there_are_no_metrics(script: Path, server: ServerProcess) -
     )
     assert done.returncode == 1
     assert "/metrics answered" in done.stderr
+
+
+def test_finds_the_metrics(script: Path, server: ServerProcess) -> None:
+    done = smoke(script, f"--http={server.url}", "--key-file=key", f"--metrics={url(server)}")
+    assert done.returncode == 0, done.stderr
+    assert "metrics: ok" in done.stdout
 
 
 def test_the_curl_in_the_notes_works(script: Path, server: ServerProcess) -> None:

@@ -55,8 +55,8 @@ Takes root and canary. Every override of the canary is applied here and nowhere 
 {{- if eq $values.auth.mode "api_key" }}
   {{- $_ := set $owned.auth "keys_dir" "/etc/realfake/keys" }}
 {{- end }}
-{{- if and $values.metrics.enabled (hasKey $known.server "metrics_port") }}
-  {{- $_ := set $owned "server" (dict "metrics_port" 8082) }}
+{{- if hasKey $known.server "metrics_port" }}
+  {{- $_ := set $owned "server" (ternary (dict "metrics_port" 8082) (dict "metrics_enabled" false) $values.metrics.enabled) }}
 {{- end }}
 {{- $settings := dict }}
 {{- if $values.gpu.enabled }}

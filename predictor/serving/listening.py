@@ -1,0 +1,61 @@
+"""HTTP listeners: sockets, and uvicorn as this server runs it."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Final
+
+import uvicorn
+
+from predictor.errors import StartupError
+from predictor.serving.connections import Connections
+from predictor.settings import ServerSettings
+
+BACKLOG: Final = 2048
+"""Connections the kernel holds while the event loop is busy accepting others."""
+
+
+class HttpServer(uvicorn.Server):
+    """uvicorn without its signal handlers: it would close the port at the first SIGTERM."""
+
+    def __init__(
+        self, app: Any, connections: Connections, settings: ServerSettings, **options: Any
+    ) -> None:
+        config = uvicorn.Config(
+            app,
+            http=connections.protocol,  # type: ignore[arg-type]  # it is called, no more
+            ws="none",
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            timeout_keep_alive=settings.keep_alive_s,
+            timeout_graceful_shutdown=max(1, round(settings.drain_timeout_s)),
+            **options,
+        )
+        super().__init__(config)
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+def listen(host: str, port: int, setting: str) -> socket.socket:
+    """Open `port`, or a free one for 0.
+
+    Args:
+        setting: whose number it is, for the error.
+
+    Raises:
+        StartupError: it is taken, or not ours to open.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family, backlog=BACKLOG)
+    except OSError as error:
+        raise StartupError(
+            f"cannot listen on {host}:{port} (server.{setting}): {os.strerror(error.errno or 0)}"
+        ) from None

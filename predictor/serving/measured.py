@@ -1,0 +1,64 @@
+"""Which metric reads what: the parts know nothing of metrics, or of each other."""
+
+from __future__ import annotations
+
+from predictor.inference.classifier import Classifier
+from predictor.security.audit import AuditLog
+from predictor.security.certificates import CertificateStore
+from predictor.security.key_store import KeyStore
+from predictor.security.rate_limits import RateLimits
+from predictor.serving.policy import Policy
+from predictor.telemetry import metrics as names
+from predictor.telemetry.recording import Metrics
+
+
+def measure_process(
+    metrics: Metrics,
+    policy: Policy,
+    keys: KeyStore | None,
+    certificates: CertificateStore | None,
+    rate_limits: RateLimits | None,
+) -> None:
+    """Read what is there before the model. What is switched off has no series."""
+    metrics.read(names.IN_FLIGHT, lambda: policy.in_flight)
+    metrics.read(names.QUEUE_DEPTH, lambda: 0)  # until there is one
+    if keys is not None:
+        _measure_reloads(metrics, "keys", keys)
+    if certificates is not None:
+        _measure_reloads(metrics, "certificates", certificates)
+        _measure_end(metrics, certificates)
+    if rate_limits is not None:
+        metrics.read(names.STORE_FAILURES, lambda: rate_limits.store_failures)
+    if policy.audit is not None:
+        _measure_audit(metrics, policy.audit)
+
+
+def measure_classifier(metrics: Metrics, classifier: Classifier, model_name: str) -> None:
+    """Read and hear from a loaded model."""
+    manifest = classifier.manifest
+    metrics.serves(
+        name=model_name,
+        version=manifest.version,
+        digest=manifest.digest,
+        engine=classifier.engine_name,
+        device=classifier.device,
+    )
+    metrics.read(names.QUEUE_DEPTH, lambda: classifier.queue_depth)
+    classifier.observe(metrics)
+
+
+def _measure_reloads(metrics: Metrics, files: str, store: KeyStore | CertificateStore) -> None:
+    metrics.read(names.RELOAD_FAILURES, lambda: store.state.failures, files=files)
+    metrics.read(names.RELOAD_SUCCESS, lambda: store.state.last_success, files=files)
+
+
+def _measure_end(metrics: Metrics, store: CertificateStore) -> None:
+    def end() -> float:
+        return store.current.not_after.timestamp()
+
+    metrics.read(names.CERTIFICATE_END, end)
+
+
+def _measure_audit(metrics: Metrics, audit: AuditLog) -> None:
+    metrics.read(names.AUDIT_DROPPED, lambda: audit.dropped)
+    metrics.read(names.AUDIT_FAILING, lambda: audit.failing)
