@@ -52,14 +52,20 @@ def reached(server: ServerProcess, red: int) -> None:
 
 
 async def infer(
-    server: ServerProcess, data: bytes, model: str = "realfake", timeout: float = 30
+    server: ServerProcess, data: bytes, model: str = "realfake", timeout_ms: int = 30_000
 ) -> grpc.StatusCode:
+    """Ask, with a deadline that the server keeps: of two clocks, either may be first."""
     request = pb.ModelInferRequest(model_name=model)
     tensor = request.inputs.add(name="image", datatype="BYTES", shape=[1])
     tensor.contents.bytes_contents.append(data)
     async with grpc.aio.insecure_channel(server.grpc) as channel:
         call = pb_grpc.GRPCInferenceServiceStub(channel).ModelInfer(
-            request, metadata=[("x-api-key", server.api_key)], timeout=timeout
+            request,
+            metadata=[
+                ("x-api-key", server.api_key),
+                ("x-request-timeout-ms", str(timeout_ms)),
+            ],
+            timeout=30,
         )
         code: grpc.StatusCode = await call.code()
         return code
@@ -186,7 +192,7 @@ async def test_overload_deadlines_and_hang_ups_are_told_apart(start_server: Star
             INFER, content=picture(), headers=PNG | {"X-Request-Timeout-Ms": "100"}
         )
         assert late.json()["code"] == "DEADLINE_EXCEEDED"
-    assert await infer(server, picture(), timeout=0.1) is grpc.StatusCode.DEADLINE_EXCEEDED
+    assert await infer(server, picture(), timeout_ms=100) is grpc.StatusCode.DEADLINE_EXCEEDED
     eventually(
         lambda: scrape(server).value(REQUESTS, protocol="grpc") or None, PATIENCE_S, "gRPC's count"
     )
