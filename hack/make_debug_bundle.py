@@ -27,6 +27,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from hack.debug_bundle import training
 from hack.debug_bundle.card import model_card
 from hack.debug_bundle.scenes import KINDS
+from predictor.bundle.export import export
 from predictor.bundle.files import CONFIG, GOLDEN, REALFAKE, WEIGHTS, write_realfake_json
 
 VERSION: Final = "debug-1"
@@ -67,6 +68,7 @@ def make(output: Path, *, seed: int, pictures: int, epochs: int) -> None:
         "metrics": metrics,
     }
     write_realfake_json(output, fields)
+    export(output)
     (output / "README.md").write_text(model_card(fields, pictures=pictures, epochs=epochs))
     _write_samples(output / "samples", model, temperature, lines, seed)
     print(json.dumps({"temperature": temperature, **metrics, **lines}))

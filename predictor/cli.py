@@ -113,6 +113,8 @@ def _add_model(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         action = _add(actions, name, run, about)
         action.add_argument("path", type=Path, metavar="DIR")
         action.add_argument("--allow-pth", action="store_true", help="accept a pickled .pth")
+    export = _add(actions, "export", _model_export, "add model.onnx, for CPUs, to a bundle")
+    export.add_argument("path", type=Path, metavar="DIR")
     convert = _add(actions, "convert", _model_convert, "make a bundle from a .pth state dict")
     convert.add_argument("checkpoint", type=Path, metavar="FILE.pth")
     convert.add_argument("output", type=Path, metavar="DIR", help="a new directory")
@@ -180,6 +182,17 @@ def _model_verify(args: argparse.Namespace) -> int:
 
     for line in verify(args.path, allow_pth=args.allow_pth):
         print(f"ok: {line}")
+    return 0
+
+
+def _model_export(args: argparse.Namespace) -> int:
+    from predictor.bundle.export import export
+
+    exported = export(args.path)
+    print(
+        f"wrote {exported.path} ({exported.size} bytes beside the weights; "
+        f"probabilities within {exported.parity:.1g} of theirs)"
+    )
     return 0
 
 

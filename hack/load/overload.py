@@ -9,14 +9,9 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
-import http.client
 import os
-import signal
-import subprocess
 import sys
-import tempfile
 import threading
-import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,11 +19,9 @@ from pathlib import Path
 import uvloop
 
 from hack.load.client import LoadClient, Samples, post
-from hack.ports import free_port
-from predictor.security import api_keys
+from hack.load.server import BUNDLE, Served, serving
 
-ROOT = Path(__file__).parents[2]
-BUNDLE = ROOT / "checkpoints" / "debug"
+PATH = "/v2/models/realfake/infer"
 MIB = 1024 * 1024
 PAUSE_S = 2.0
 
@@ -42,36 +35,21 @@ def main() -> int:
     parser.add_argument("--callers", type=int, default=16, help="of the closed loop")
     parser.add_argument("--loads", default="1,2,5,10", help="times the capacity")
     options, settings = parser.parse_known_args()
-    with tempfile.TemporaryDirectory() as directory:
-        key = api_keys.generate()
-        keys = Path(directory)
-        (keys / "load").write_text(key)
-        with _server(options.bundle, keys, settings) as (port, process):
-            request = post(
-                "/v2/models/realfake/infer",
-                options.picture.read_bytes(),
-                {
-                    "X-API-Key": key,
-                    "Content-Type": "image/jpeg",
-                    "X-Request-Timeout-Ms": str(options.deadline_ms),
-                },
-            )
-            unhurried = request.replace(
-                f"X-Request-Timeout-Ms: {options.deadline_ms}\r\n".encode(), b""
-            )
-            with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-                runner.run(_measure(options, port, process, request, unhurried))
+    with serving(options.bundle, settings) as server:
+        headers = {"X-API-Key": server.api_key, "Content-Type": "image/jpeg"}
+        deadline = {"X-Request-Timeout-Ms": str(options.deadline_ms)}
+        picture = options.picture.read_bytes()
+        unhurried = post(PATH, picture, headers)
+        request = post(PATH, picture, headers | deadline)
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(_measure(options, server, request, unhurried))
     return 0
 
 
 async def _measure(
-    options: argparse.Namespace,
-    port: int,
-    process: subprocess.Popen[bytes],
-    request: bytes,
-    unhurried: bytes,
+    options: argparse.Namespace, server: Served, request: bytes, unhurried: bytes
 ) -> None:
-    client = LoadClient("127.0.0.1", port, unhurried)
+    client = LoadClient("127.0.0.1", server.port, unhurried)
     await client.closed_loop(options.callers, 2.0)
     closed = await client.closed_loop(options.callers, options.seconds)
     client.close()
@@ -87,8 +65,8 @@ async def _measure(
     print("|---|---|---|---|---|---|---|---|---|---|", flush=True)
     for load in map(float, options.loads.split(",")):
         await asyncio.sleep(PAUSE_S)
-        client = LoadClient("127.0.0.1", port, request)
-        with _peak_memory(process.pid) as peak:
+        client = LoadClient("127.0.0.1", server.port, request)
+        with _peak_memory(server) as peak:
             samples = await client.open_loop(load * capacity, options.seconds)
         client.close()
         print(_row(load, capacity, samples, options.deadline_ms / 1000, peak[0]), flush=True)
@@ -120,52 +98,14 @@ def _percentile(sorted_seconds: list[float], share: float) -> str:
 
 
 @contextlib.contextmanager
-def _server(
-    bundle: Path, keys: Path, settings: list[str]
-) -> Iterator[tuple[int, subprocess.Popen[bytes]]]:
-    port = free_port()
-    process = subprocess.Popen(
-        [
-            *(sys.executable, "-m", "predictor", "serve", "--model.path", str(bundle)),
-            *("--server.host", "127.0.0.1", "--server.drain-delay-s", "0"),
-            *("--server.http-port", str(port), "--server.grpc-port", "0"),
-            *("--server.metrics-port", "0"),
-            *("--auth.keys-dir", str(keys), *settings),
-        ],
-        cwd=ROOT,
-        stdout=subprocess.DEVNULL,
-        start_new_session=True,
-    )
-    try:
-        _wait_until_ready(process, port)
-        yield port, process
-    finally:
-        process.send_signal(signal.SIGTERM)
-        process.wait()
-
-
-def _wait_until_ready(process: subprocess.Popen[bytes], port: int) -> None:
-    while process.poll() is None:
-        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=2)
-        with contextlib.suppress(OSError), contextlib.closing(connection):
-            connection.request("GET", "/v2/health/ready")
-            if connection.getresponse().status == 200:
-                return
-        time.sleep(0.2)
-    raise SystemExit(f"the server ended with {process.returncode}")
-
-
-@contextlib.contextmanager
-def _peak_memory(pid: int) -> Iterator[list[int]]:
-    """Resident bytes of the process at most, in the one element of the list."""
+def _peak_memory(server: Served) -> Iterator[list[int]]:
+    """Resident bytes of the server at most, in the one element of the list."""
     peak = [0]
     done = threading.Event()
-    page = os.sysconf("SC_PAGE_SIZE")
 
     def watch() -> None:
         while not done.wait(0.1):
-            resident = int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * page
-            peak[0] = max(peak[0], resident)
+            peak[0] = max(peak[0], server.resident_bytes())
 
     thread = threading.Thread(target=watch)
     thread.start()

@@ -11,11 +11,14 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import save_file
 from safetensors.torch import save_file as save_tensors
 
-from predictor.bundle.files import CONFIG, GOLDEN, WEIGHTS, write_realfake_json
+from predictor.bundle.answers import answers
+from predictor.bundle.export import open_graph, parity
+from predictor.bundle.files import CONFIG, GOLDEN, GRAPH, WEIGHTS, write_realfake_json
 from predictor.bundle.loader import build_module, fill_module, load_module, read_weights
 from predictor.bundle.manifest import Manifest, read_golden_vectors, read_manifest
 from predictor.errors import BundleError
@@ -53,11 +56,14 @@ def verify(path: Path, *, allow_pth: bool = False) -> list[str]:
     ]
     module = load_module(manifest)
     proven.append(f"{manifest.architecture}: every tensor is there, finite and of its shape")
+    if manifest.graph is not None:
+        difference = parity(module, open_graph(manifest.path / GRAPH, manifest), manifest)
+        proven.append(f"{GRAPH} answers within {difference:.1g} of the weights")
     golden = read_golden_vectors(manifest)
     if golden is None:
         return [*proven, "no golden vectors to replay"]
     difference = float(
-        np.abs(_answers(module, manifest, golden.pixels) - golden.probabilities).max()
+        np.abs(answers(module, manifest, golden.pixels) - golden.probabilities).max()
     )
     if not difference <= GOLDEN_TOLERANCE:
         raise BundleError(f"golden vectors: an answer differs by {difference:.2g}")
@@ -142,17 +148,9 @@ def _write_bundle(making: Path, module: torch.nn.Module, fields: dict[str, Any])
     noise = np.random.default_rng(0).integers(
         0, 256, (GOLDEN_COUNT, height, width, 3), dtype=np.uint8
     )
-    answers = _answers(module, manifest, noise)
-    save_file({"pixels": noise, "probabilities": answers}, making / GOLDEN)
+    golden: dict[str, NDArray[Any]] = {
+        "pixels": noise,
+        "probabilities": answers(module, manifest, noise),
+    }
+    save_file(golden, making / GOLDEN)
     write_realfake_json(making, fields)
-
-
-def _answers(module: torch.nn.Module, manifest: Manifest, pixels: Any) -> Any:
-    """Probabilities float32 (n, K) of uint8 (n, H, W, 3), by the plainest way there is."""
-    preprocessing = manifest.preprocessing
-    mean = torch.tensor(preprocessing.mean).view(1, 3, 1, 1)
-    std = torch.tensor(preprocessing.std).view(1, 3, 1, 1)
-    batch = torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 255
-    with torch.inference_mode():
-        logits = module((batch - mean) / std).double()
-    return torch.softmax(logits / manifest.temperature, dim=1).float().numpy()

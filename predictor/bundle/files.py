@@ -15,6 +15,7 @@ CONFIG: Final = "config.json"
 WEIGHTS: Final = "model.safetensors"
 REALFAKE: Final = "realfake.json"
 GOLDEN: Final = "golden.safetensors"
+GRAPH: Final = "model.onnx"
 FORMAT_VERSION: Final = 1
 
 
@@ -83,6 +84,8 @@ def verified_files(root: Path, own: Fields | None, weights: Path) -> dict[str, s
         return {}
     declared = own.mapping("files", {}).values
     deciding = [CONFIG, weights.name, *([GOLDEN] if (root / GOLDEN).is_file() else [])]
+    if "onnx" in own.values:
+        deciding.append(GRAPH)
     for name in deciding:
         if name not in declared:
             raise own.wrong("files", f"must hold the SHA-256 of {name}")
@@ -108,7 +111,7 @@ def identity(root: Path, weights: Path, files: Mapping[str, str]) -> str:
 
 def write_realfake_json(directory: Path, fields: Mapping[str, Any]) -> None:
     """Write `realfake.json` with the digests of the bundle's files as they are now."""
-    names = [name for name in (CONFIG, WEIGHTS, GOLDEN) if (directory / name).is_file()]
+    names = [name for name in (CONFIG, WEIGHTS, GOLDEN, GRAPH) if (directory / name).is_file()]
     document = {
         "format_version": FORMAT_VERSION,
         **fields,

@@ -20,6 +20,7 @@ from predictor.bundle.fields import Fields
 from predictor.bundle.files import (
     CONFIG,
     GOLDEN,
+    GRAPH,
     REALFAKE,
     find_bundle,
     find_weights,
@@ -27,6 +28,7 @@ from predictor.bundle.files import (
     read_own,
     verified_files,
 )
+from predictor.bundle.graph import GraphFacts, read_graph_facts
 from predictor.bundle.verdicts import Threshold, Verdicts
 from predictor.errors import BundleError
 
@@ -69,6 +71,7 @@ class Manifest:
         digest: SHA-256 over the names and digests of the bundle's files: the model's identity.
         files: SHA-256 in hex by file name, as declared and verified; empty without realfake.json.
         metrics: what the bundle says it reached; shown, never used.
+        graph: about its `model.onnx`; None where it has none that was exported from it.
     """
 
     path: Path
@@ -84,6 +87,7 @@ class Manifest:
     files: Mapping[str, str] = field(default_factory=dict)
     model_args: Mapping[str, Any] = field(default_factory=dict)
     metrics: Mapping[str, Any] = field(default_factory=dict)
+    graph: GraphFacts | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,28 +98,31 @@ class GoldenVectors:
     probabilities: NDArray[np.float32]
 
 
-def read_manifest(path: Path, *, allow_pth: bool = False) -> Manifest:
+def read_manifest(path: Path, *, allow_pth: bool = False, graph: bool = True) -> Manifest:
     """Read and check a bundle's description, its files' digests included.
 
     Args:
         allow_pth: accept a lone pickled `.pth` file as the weights.
+        graph: False to look past its `model.onnx`, which may be stale and is about to be made.
 
     Raises:
         BundleError: naming the file, the field and the fix.
     """
     try:
-        return _read(find_bundle(path), allow_pth)
+        return _read(find_bundle(path), allow_pth, graph)
     except OSError as error:
         name = Path(error.filename or path).name
         raise BundleError(f"model.path: {name} cannot be read: {error.strerror}") from None
 
 
-def _read(root: Path, allow_pth: bool) -> Manifest:
+def _read(root: Path, allow_pth: bool, graph: bool) -> Manifest:
     config = Fields.read(root / CONFIG)
     cfg = config.mapping("pretrained_cfg", {})
     labels = _labels(config, cfg)
     weights = find_weights(root, allow_pth)
     declared = read_own(root)
+    if declared is not None and not graph:
+        declared = _without_graph(declared)
     files = verified_files(root, declared, weights)
     own = declared or Fields({}, REALFAKE)
     temperature = own.number("temperature", 1.0)
@@ -138,7 +145,16 @@ def _read(root: Path, allow_pth: bool) -> Manifest:
         files=files,
         model_args=dict(config.mapping("model_args", {}).values),
         metrics=dict(own.mapping("metrics", {}).values),
+        graph=read_graph_facts(own, {name: files.get(name) for name in (CONFIG, weights.name)}),
     )
+
+
+def _without_graph(own: Fields) -> Fields:
+    files = {
+        name: digest for name, digest in own.mapping("files", {}).values.items() if name != GRAPH
+    }
+    others = {name: value for name, value in own.values.items() if name != "onnx"}
+    return Fields({**others, "files": files}, own.place)
 
 
 def read_golden_vectors(manifest: Manifest) -> GoldenVectors | None:

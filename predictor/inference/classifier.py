@@ -23,6 +23,7 @@ from predictor.inference.decode_pool import DecodePool
 from predictor.inference.decode_worker import Decoder
 from predictor.inference.decoding import decode
 from predictor.inference.engine import Engine, EngineInput, EngineOutOfMemory
+from predictor.inference.engines import make_engine
 from predictor.inference.observer import Observer, observed
 from predictor.inference.pictures import Classification, Picture
 from predictor.inference.turnstile import Turnstile
@@ -197,16 +198,8 @@ def load_classifier(settings: Settings) -> Classifier:
     """
     manifest = read_manifest(settings.model.path, allow_pth=settings.model.allow_pth)
 
-    from predictor.bundle.loader import load_module  # torch and timm take seconds to import
-    from predictor.inference.torch_engine import TorchEngine
-
-    engine = TorchEngine(
-        load_module(manifest),
-        manifest.preprocessing,
-        device=settings.model.device,
-        dtype=settings.model.dtype,
-    )
-    largest = settings.batching.max_batch_size
+    engine = make_engine(manifest, settings.model)
+    largest = _largest_batch(engine, settings)
     try:
         engine.warm_up(batch_sizes(largest))
         replay(manifest, engine, engine.tolerance)
@@ -230,7 +223,7 @@ def build_classifier(
     pool = open_pool(settings, manifest.preprocessing, decoder)
     batcher = Batcher(
         engine,
-        max_batch_size=batching.max_batch_size,
+        max_batch_size=_largest_batch(engine, settings),
         max_queue=batching.max_queue,
         max_wait_s=batching.max_wait_ms / 1000,
         weights=batching.weights,
@@ -243,6 +236,11 @@ def build_classifier(
         max_pictures=batching.max_queue,
         weights=batching.weights,
     )
+
+
+def _largest_batch(engine: Engine, settings: Settings) -> int:
+    asked = settings.batching.max_batch_size
+    return asked if engine.largest_batch is None else min(asked, engine.largest_batch)
 
 
 def batch_sizes(largest: int) -> list[int]:

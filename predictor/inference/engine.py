@@ -28,6 +28,13 @@ class Engine(Protocol):
     """``cpu``, ``cuda:0``."""
     lanes: int
     """Threads that may call `forward` at the same time, and together keep the device busy."""
+    largest_batch: int | None
+    """Pictures in one forward above which nothing is gained; None where more is always better."""
+
+    @property
+    def tolerance(self) -> float:
+        """How far probabilities may be from the golden ones."""
+        ...
 
     def forward(self, batch: EngineInput) -> NDArray[np.float32]:
         """Classify a batch.

@@ -38,6 +38,7 @@ class TorchEngine:
     """
 
     name = "torch"
+    largest_batch: int | None = None
 
     def __init__(
         self,

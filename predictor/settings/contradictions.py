@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from itertools import combinations
 
-from predictor.settings.groups import MIB, TlsSettings
+from predictor.settings.groups import MIB, ModelSettings, TlsSettings
 from predictor.settings.root import Settings
 
 
@@ -40,6 +40,7 @@ def contradictions(settings: Settings, *, serving: bool) -> Iterator[tuple[str, 
             "limits.max_deadline_s",
             "requests would expire while their batch waits; lower the first",
         )
+    yield from _model(settings.model)
     if not serving:
         return
     ports = ["http_port", "grpc_port", "health_port"]
@@ -64,6 +65,13 @@ def contradictions(settings: Settings, *, serving: bool) -> Iterator[tuple[str, 
         )
     yield from _rate_limit(settings)
     yield from _audit(settings)
+
+
+def _model(model: ModelSettings) -> Iterator[tuple[str, str, str]]:
+    if model.engine == "onnx" and model.device.startswith("cuda"):
+        yield "model.engine", "model.device", "onnx is for CPUs here; set the first to torch"
+    if model.engine == "onnx" and model.dtype in ("fp16", "bf16"):
+        yield "model.engine", "model.dtype", "onnx computes in fp32; set the second to auto"
 
 
 def _rate_limit(settings: Settings) -> Iterator[tuple[str, str, str]]:

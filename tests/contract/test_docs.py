@@ -68,9 +68,9 @@ def test_generated_settings_reference_is_fresh() -> None:
 def test_settings_that_are_named_exist(page: str) -> None:
     groups = {name.partition(".")[0] for name in knobs()}
     dotted = re.compile(rf"(?:`|--)((?:{'|'.join(groups)})\.[a-z_-]+)(?:`| |=)")
-    # model.safetensors is a file, not a setting.
+    files = {"model.safetensors", "model.onnx"}
     named = {name.replace("-", "_") for name in dotted.findall(read(page))}
-    assert named - {"model.safetensors"} <= set(knobs())
+    assert named - files <= set(knobs())
 
 
 def test_every_error_code_is_documented() -> None:

@@ -44,6 +44,8 @@ class StubEngine:
     name = "stub"
     device = "cpu"
     lanes = 1
+    largest_batch: int | None = None
+    tolerance = 1e-4
 
     def __init__(self) -> None:
         self.forward_s = float(os.environ.get("STUB_FORWARD_S", "0"))

@@ -51,6 +51,8 @@ class Engine:
     name = "gated"
     device = "cpu"
     lanes = 1
+    largest_batch: int | None = None
+    tolerance = 1e-4
 
     def __init__(self) -> None:
         self.batches: list[list[int]] = []

@@ -37,6 +37,7 @@ from predictor.inference.batcher import Batcher
 from predictor.inference.classifier import (
     Classifier,
     batch_sizes,
+    build_classifier,
     load_classifier,
     replay,
     softmax,
@@ -61,7 +62,10 @@ def manifest() -> Manifest:
 @pytest.fixture
 def settings() -> Settings:
     return Settings.model_validate(
-        {"model": {"path": str(DEBUG_BUNDLE), "device": "cpu"}, "batching": {"max_batch_size": 4}}
+        {
+            "model": {"path": str(DEBUG_BUNDLE), "device": "cpu", "engine": "torch"},
+            "batching": {"max_batch_size": 4},
+        }
     )
 
 
@@ -71,6 +75,8 @@ class Reds:
     name = "reds"
     device = "cpu"
     lanes = 1
+    largest_batch: int | None = None
+    tolerance = 1e-4
 
     def warm_up(self, batch_sizes: Sequence[int]) -> None: ...
 
@@ -348,6 +354,30 @@ async def test_a_batch_that_does_not_fit_at_start_is_a_setting_to_change(
     monkeypatch.setattr(TorchEngine, "forward", forward)
     with pytest.raises(SettingsError, match=r"^batching\.max_batch_size: 4 pictures do not fit"):
         await asyncio.to_thread(load_classifier, settings)
+
+
+@pytest.mark.parametrize(("gains_by", "largest"), [(None, 4), (2, 2), (5, 4)])
+async def test_no_larger_batch_is_formed_than_the_engine_gains_by(
+    gains_by: int | None, largest: int, settings: Settings, manifest: Manifest
+) -> None:
+    engine, seen = Reds(), []
+    engine.largest_batch = gains_by
+    forward = engine.forward
+
+    def noted(batch: EngineInput) -> NDArray[np.float32]:
+        seen.append(len(batch))
+        return forward(batch)
+
+    engine.forward = noted  # type: ignore[method-assign]
+    waiting = settings.model_copy(
+        update={"batching": settings.batching.model_copy(update={"max_wait_ms": 1000.0})}
+    )
+    classifier = build_classifier(manifest, engine, waiting)
+    try:
+        await classifier.classify([red(value) for value in range(12)])
+    finally:
+        await classifier.close()
+    assert max(seen) == largest
 
 
 @pytest.mark.parametrize("shift", [0.01, math.nan])

@@ -1,0 +1,81 @@
+"""A server of one's own to measure: on free ports, with a key of its own, gone afterwards."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from hack.ports import free_port
+from predictor.security import api_keys
+
+ROOT: Final = Path(__file__).parents[2]
+BUNDLE: Final = ROOT / "checkpoints" / "debug"
+_POLL_S: Final = 0.05
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """Attributes: ready_s: seconds from the start of the process until it was ready."""
+
+    port: int
+    process: subprocess.Popen[bytes]
+    api_key: str
+    ready_s: float
+
+    def resident_bytes(self) -> int:
+        """Memory of the server alone: decoders are processes of their own."""
+        pages = Path(f"/proc/{self.process.pid}/statm").read_text().split()[1]
+        return int(pages) * os.sysconf("SC_PAGE_SIZE")
+
+
+@contextlib.contextmanager
+def serving(bundle: Path = BUNDLE, settings: Sequence[str] = ()) -> Iterator[Served]:
+    """Serve a bundle on loopback until the end of the block.
+
+    Args:
+        settings: `--group.name value`, as on the command line.
+    """
+    with tempfile.TemporaryDirectory() as keys:
+        key = api_keys.generate()
+        (Path(keys) / "load").write_text(key)
+        port = free_port()
+        began = time.monotonic()
+        process = subprocess.Popen(
+            [
+                *(sys.executable, "-m", "predictor", "serve", "--model.path", str(bundle)),
+                *("--server.host", "127.0.0.1", "--server.drain-delay-s", "0"),
+                *("--server.http-port", str(port), "--server.grpc-port", "0"),
+                *("--server.metrics-port", "0"),
+                *("--auth.keys-dir", keys, *settings),
+            ],
+            cwd=ROOT,
+            stdout=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        try:
+            _wait_until_ready(process, port)
+            yield Served(port, process, key, time.monotonic() - began)
+        finally:
+            process.send_signal(signal.SIGTERM)
+            process.wait()
+
+
+def _wait_until_ready(process: subprocess.Popen[bytes], port: int) -> None:
+    while process.poll() is None:
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=2)
+        with contextlib.suppress(OSError), contextlib.closing(connection):
+            connection.request("GET", "/v2/health/ready")
+            if connection.getresponse().status == 200:
+                return
+        time.sleep(_POLL_S)
+    raise SystemExit(f"the server ended with {process.returncode}")
