@@ -7,6 +7,7 @@ import os
 import pickle
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import threading
@@ -47,6 +48,9 @@ WORTH_KILLING_S: Final = 0.1
 """A decoder whose request expired is left this long to finish: ending it sooner would let callers
 with short deadlines spend our processes at less than they cost."""
 MAX_TEXT: Final = 4096
+ENDED: Final = "the decoder was ended before the picture was decoded; retry later"
+TIMEVAL: Final = struct.Struct("@ll")
+"""The kernel's `struct timeval`: seconds and microseconds; zero would be no timeout."""
 
 
 class Nursery:
@@ -124,8 +128,18 @@ class Nursery:
         return ours
 
 
+class EndedIdle(Overloaded):
+    """The decoder was gone before it was given the picture; another one may decode it."""
+
+    def __init__(self) -> None:
+        super().__init__(ENDED, reason="decoder")
+
+
 class DecoderProcess:
     """One decoder process, as its worker thread sees it.
+
+    Its sockets wait by the kernel's own timeouts. With Python's each call would be two, and each
+    call gives up the GIL and has to get it back: here three do for a picture.
 
     Attributes:
         usable: False once it has died, was given up, or answered what it should not.
@@ -138,20 +152,6 @@ class DecoderProcess:
         self._control = control
         self._terms = terms
 
-    @property
-    def alive(self) -> bool:
-        """An idle decoder has nothing to say: readable means it hung up."""
-        if not self.usable:
-            return False
-        self._work.setblocking(False)
-        try:
-            self._work.recv(1, socket.MSG_PEEK)
-        except BlockingIOError:
-            return True
-        except OSError:
-            return False
-        return False
-
     def ping(self) -> None:
         """Wait until it serves.
 
@@ -159,7 +159,7 @@ class DecoderProcess:
             OSError: it does not.
         """
         end = time.monotonic() + START_S
-        self._work.settimeout(_until(end))
+        self._wait_until(end)
         self._work.sendall(REQUEST.pack(PING))
         if self._reply(end) != (PIXELS, 0):
             raise ConnectionError("not the answer of a decoder")
@@ -169,12 +169,15 @@ class DecoderProcess:
 
         Raises:
             WireError: of the picture, or of what it did to its decoder.
+            EndedIdle: it had ended before.
         """
         now = time.monotonic()
         end = now + HANG_S if deadline is None else max(deadline, now + WORTH_KILLING_S)
         self.served += 1
         try:
-            kind, size = self._exchange(data, end)
+            self._wait_until(end)
+            self._send(data)
+            kind, size = self._reply(end)
             if kind == PIXELS:
                 height, width = self._terms.preprocessing.input_size
                 pixels = np.empty((height, width, 3), dtype=np.uint8)
@@ -183,7 +186,7 @@ class DecoderProcess:
                     return pixels
             text = bytearray(min(size, MAX_TEXT))
             self._fill(memoryview(text), end)
-        except TimeoutError:
+        except (BlockingIOError, TimeoutError):  # the first is the kernel's
             self.usable = False
             raise DeadlineExceeded(EXPIRED) from None
         except OSError:
@@ -224,13 +227,28 @@ class DecoderProcess:
         self._work.close()
         self._control.close()
 
-    def _exchange(self, data: bytes | memoryview, end: float) -> tuple[int, int]:
-        """Send a picture; return the kind and the size of what comes back."""
+    def _wait_until(self, end: float) -> None:
+        """Bound each wait from now on, to what is left now.
+
+        Raises:
+            TimeoutError: nothing is.
+        """
+        left = end - time.monotonic()
+        if left <= 0:
+            raise TimeoutError
+        timeout = TIMEVAL.pack(int(left), max(1, int(left % 1 * 1e6)))
+        for option in (socket.SO_RCVTIMEO, socket.SO_SNDTIMEO):
+            self._work.setsockopt(socket.SOL_SOCKET, option, timeout)
+
+    def _send(self, data: bytes | memoryview) -> None:
         with memoryview(data).cast("B") as view:
-            self._work.settimeout(_until(end))
-            self._work.sendall(REQUEST.pack(len(view)))
-            self._work.sendall(view)
-        return self._reply(end)
+            head = REQUEST.pack(len(view))
+            try:
+                sent = self._work.sendmsg([head, view])
+            except (BrokenPipeError, ConnectionResetError):
+                raise EndedIdle from None
+            if sent < len(head) + len(view):
+                self._work.sendall(view[sent - len(head) :])
 
     def _reply(self, end: float) -> tuple[int, int]:
         head = bytearray(REPLY.size)
@@ -241,18 +259,12 @@ class DecoderProcess:
     def _fill(self, view: memoryview, end: float) -> None:
         received = 0
         while received < len(view):
-            self._work.settimeout(_until(end))
-            count = self._work.recv_into(view[received:])
+            if received:  # it took all of the time for a part
+                self._wait_until(end)
+            count = self._work.recv_into(view[received:], 0, socket.MSG_WAITALL)
             if count == 0:
                 raise ConnectionResetError
             received += count
-
-
-def _until(end: float) -> float:
-    remaining = end - time.monotonic()
-    if remaining <= 0:
-        raise TimeoutError
-    return remaining
 
 
 def _death(code: int | None, terms: Terms) -> WireError:
@@ -260,9 +272,7 @@ def _death(code: int | None, terms: Terms) -> WireError:
     name = signal.Signals(-code).name if code is not None and code < 0 else str(code)
     log.warning("a decoder ended at work", extra={"exit": name})
     if code is None or code == -signal.SIGKILL:  # from outside: the kernel short of memory, say
-        return Overloaded(
-            "the decoder was ended before the picture was decoded; retry later", reason="decoder"
-        )
+        return Overloaded(ENDED, reason="decoder")
     if code == -signal.SIGPROF:
         return InvalidImage(
             f"decoding the picture takes more than {terms.max_cpu_s:g} s of CPU time "

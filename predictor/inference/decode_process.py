@@ -12,7 +12,7 @@ from typing import Final, TypeAlias
 
 from predictor.errors import NotReady, Overloaded, StartupError
 from predictor.inference.batcher import STOPPED
-from predictor.inference.decode_nursery import DecoderProcess, Nursery
+from predictor.inference.decode_nursery import DecoderProcess, EndedIdle, Nursery
 from predictor.inference.decode_pool import Prepared, prepare_decoded, refuse_expired
 from predictor.inference.decode_worker import Terms
 from predictor.inference.engine import EngineInput
@@ -99,8 +99,13 @@ class ProcessDecodePool:
         try:
             began = refuse_expired(deadline)
             if isinstance(picture, EncodedImage):
-                decoder = self._usable(decoder)
-                crop: EngineInput = decoder.decode(picture.data, deadline)
+                decoder = decoder or self._started()
+                try:
+                    crop: EngineInput = decoder.decode(picture.data, deadline)
+                except EndedIdle:
+                    log.warning("a decoder ended while idle", extra={"exit": decoder.end()})
+                    decoder = self._started()
+                    crop = decoder.decode(picture.data, deadline)
             else:
                 crop = prepare_decoded(picture, self._terms.preprocessing, self._terms.limits)
             future.set_result(Prepared(crop, time.monotonic() - began))
@@ -108,11 +113,7 @@ class ProcessDecodePool:
             future.set_exception(NotReady(STOPPED) if self._closed else error)
         return decoder if self._closed else self._replaced(decoder)
 
-    def _usable(self, decoder: DecoderProcess | None) -> DecoderProcess:
-        if decoder is not None and decoder.alive:
-            return decoder
-        if decoder is not None:
-            log.warning("a decoder ended while idle", extra={"exit": decoder.end()})
+    def _started(self) -> DecoderProcess:
         try:
             return self._nursery.start_decoder()
         except OSError:

@@ -122,8 +122,10 @@ def _decode_for(work: socket.socket, terms: Terms) -> NoReturn:
         while (data := _receive(work)) is not None:
             kind, body = _answer(data, terms)
             del data
-            work.sendall(REPLY.pack(kind, len(body)))
-            work.sendall(body)
+            head = REPLY.pack(kind, len(body))
+            sent = work.sendmsg([head, body])  # together: the server waits for each
+            if sent < len(head) + len(body):
+                work.sendall(memoryview(body)[sent - len(head) :])
             del body
             if kind == OUT_OF_MEMORY:
                 break  # what was half done when memory ran out stays half done
@@ -145,7 +147,7 @@ def _receive(work: socket.socket) -> bytearray | None:
     received = 0
     with memoryview(data) as view:
         while received < size:
-            count = work.recv_into(view[received:])
+            count = work.recv_into(view[received:], 0, socket.MSG_WAITALL)
             if count == 0:
                 return None
             received += count

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import os
 import signal
+import socket
 import sys
+import threading
 import time
 import types
 from collections.abc import Iterator
@@ -26,9 +29,10 @@ from predictor.errors import (
     StartupError,
     WireError,
 )
+from predictor.inference.decode_nursery import DecoderProcess
 from predictor.inference.decode_pool import DecodePool, ThreadDecodePool
 from predictor.inference.decode_process import ProcessDecodePool
-from predictor.inference.decode_worker import Terms
+from predictor.inference.decode_worker import PIXELS, REPLY, Terms
 from predictor.inference.decoding import DecodeLimits
 from predictor.inference.engine import EngineInput
 from predictor.inference.pictures import EncodedImage, Pixels, Tensor
@@ -276,3 +280,42 @@ async def test_the_largest_pictures_fit_into_the_default_limits() -> None:
             assert isinstance(await outcome(pool, data), np.ndarray), name
     finally:
         pool.close()
+
+
+async def test_a_decoder_that_drips_its_answer_is_given_up_at_the_deadline() -> None:
+    """As one might that a picture has taken over: there is always a byte more to wait for."""
+    work, theirs = socket.socketpair()
+    control, their_control = socket.socketpair()
+    stopped = threading.Event()
+
+    def drip() -> None:
+        with theirs, contextlib.suppress(OSError):
+            theirs.sendall(REPLY.pack(PIXELS, 64 * 64 * 3))
+            while not stopped.wait(0.01):
+                theirs.send(b"x")
+
+    decoder = DecoderProcess(work, control, terms())
+    dripping = threading.Thread(target=drip)
+    dripping.start()
+    try:
+        async with asyncio.timeout(30):
+            with pytest.raises(DeadlineExceeded):
+                await asyncio.to_thread(decoder.decode, b"picture", time.monotonic() + 0.3)
+        assert not decoder.usable
+    finally:
+        stopped.set()
+        dripping.join()
+        decoder.close()
+        their_control.close()
+
+
+async def test_a_large_picture_is_handed_over_whole(pool: ProcessDecodePool) -> None:
+    """Larger than a socket's buffer: sent in parts, to a decoder that reads meanwhile."""
+    large = pictures.saved(pictures.noise(2000, 1500), "PNG", compress_level=0)
+    assert len(large) > 8 * MIB
+    here = ThreadDecodePool(PREPROCESSING, DecodeLimits(), workers=1)
+    try:
+        expected = (await here.submit(EncodedImage(large), None)).crop
+    finally:
+        here.close()
+    np.testing.assert_array_equal(await decoded(pool, large), expected)
