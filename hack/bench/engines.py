@@ -23,8 +23,8 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from hack.load.server import BUNDLE, serving
-from predictor.bundle.export import export
+from hack.load.bundles import bundle_of
+from hack.load.server import serving
 from predictor.bundle.manifest import read_manifest
 from predictor.inference.engine import Engine
 from predictor.inference.engines import make_engine
@@ -43,7 +43,7 @@ def main() -> int:
     options = parser.parse_args()
     print(f"{os.cpu_count()} cores\n")
     with tempfile.TemporaryDirectory() as directory:
-        bundles = {name: bundle(name, Path(directory)) for name in options.networks.split(",")}
+        bundles = {name: bundle_of(name, Path(directory)) for name in options.networks.split(",")}
         print("| network | batch | lanes | torch, pictures/s | onnx, pictures/s | ratio |")
         print("|---|---|---|---|---|---|")
         for name, path in bundles.items():
@@ -59,22 +59,6 @@ def main() -> int:
         for name, path in bundles.items():
             print(replicas(name, path, options.rounds), flush=True)
     return 0
-
-
-def bundle(name: str, directory: Path) -> Path:
-    """The committed bundle, or one of timm's networks with random weights and a graph."""
-    if name == "debug":
-        return BUNDLE
-    import timm
-    from timm.models import save_for_hf
-
-    path = directory / name
-    module = timm.create_model(name, num_classes=2).eval()
-    save_for_hf(
-        module, str(path), model_config={"label_names": ["fake", "real"]}, safe_serialization=True
-    )
-    export(path)
-    return path
 
 
 def settings(path: Path, engine: str) -> ModelSettings:

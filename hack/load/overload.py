@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import os
 import sys
+import tempfile
 import threading
 from collections import Counter
 from collections.abc import Iterator
@@ -18,6 +19,7 @@ from pathlib import Path
 
 import uvloop
 
+from hack.load.bundles import bundle_of
 from hack.load.client import LoadClient, Samples, post
 from hack.load.server import BUNDLE, Served, serving
 
@@ -28,14 +30,17 @@ PAUSE_S = 2.0
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--bundle", type=Path, default=BUNDLE)
+    parser.add_argument("--network", default="debug", help="the debug bundle, or a name of timm's")
     parser.add_argument("--picture", type=Path, default=BUNDLE / "samples" / "photo-1.jpg")
     parser.add_argument("--deadline-ms", type=int, default=250)
     parser.add_argument("--seconds", type=float, default=8.0, help="for each load")
     parser.add_argument("--callers", type=int, default=16, help="of the closed loop")
     parser.add_argument("--loads", default="1,2,5,10", help="times the capacity")
     options, settings = parser.parse_known_args()
-    with serving(options.bundle, settings) as server:
+    with (
+        tempfile.TemporaryDirectory() as directory,
+        serving(bundle_of(options.network, Path(directory)), settings) as server,
+    ):
         headers = {"X-API-Key": server.api_key, "Content-Type": "image/jpeg"}
         deadline = {"X-Request-Timeout-Ms": str(options.deadline_ms)}
         picture = options.picture.read_bytes()
@@ -54,8 +59,9 @@ async def _measure(
     closed = await client.closed_loop(options.callers, options.seconds)
     client.close()
     capacity = len(closed.seconds(200)) / closed.taken_s
-    print(f"{os.cpu_count()} cores, shared by server and client; {options.picture.name}")
-    print(f"capacity: {capacity:.0f}/s ({options.callers} callers in a closed loop)")
+    print(f"{os.cpu_count()} cores, shared by server and client; {options.network}")
+    p50, p99 = (_percentile(closed.seconds(200), share) for share in (0.5, 0.99))
+    print(f"capacity: {capacity:.0f}/s; {options.callers} callers wait {p50} ms, p99 {p99} ms")
     print(f"deadline: {options.deadline_ms} ms; times in ms\n")
     print(
         "| load | sent/s | goodput/s | of capacity | accepted p50 | p99 | refused p50 | p99 |",

@@ -23,6 +23,7 @@ from uvicorn.protocols.http.httptools_impl import (
 )
 
 from predictor.errors import InvalidRequest, Overloaded, RequestTimeout, WireError
+from predictor.serving.one_write import OneWrite
 from predictor.settings import LimitSettings
 
 log = logging.getLogger("predictor.connections")
@@ -198,11 +199,16 @@ class BoundedHttp(HttpToolsProtocol):
             self._stop(InvalidRequest("too many pipelined requests; wait for the answers"))
         now = self.loop.time()
         self.scope["state"]["head_s"] = now - (self._awaited_since or now)
+        self.scope["state"]["close"] = self._close_after_answer
         self._awaited_since = None
         self._began = False
         self._unparsed = 0
         self._shared.idle.pop(self, None)
+        before = self.cycle
         super().on_headers_complete()
+        # Its application starts in a later turn of the event loop.
+        if self.cycle is not before:
+            self.cycle.transport = OneWrite(self.cycle, self.transport)  # type: ignore[assignment]
 
     def on_body(self, body: bytes) -> None:
         self._unparsed = 0
@@ -218,6 +224,12 @@ class BoundedHttp(HttpToolsProtocol):
             self._shared.idle[self] = None
 
     # Refusals
+
+    def _close_after_answer(self) -> None:
+        """For the edge, whose answer is out while the request's body is not all here: the request
+        that is being parsed is the newest one."""
+        if self.cycle is not None:
+            self.cycle.keep_alive = False
 
     def send_400_response(self, msg: str) -> None:
         """uvicorn's word for a request that its parser gave up on."""

@@ -10,6 +10,7 @@ import asyncio
 import logging
 import math
 import time
+from collections.abc import Awaitable
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -21,6 +22,7 @@ from predictor.errors import (
     MethodNotAllowed,
     NotFound,
     NotReady,
+    RequestTimeout,
     Unauthenticated,
     WireError,
 )
@@ -51,6 +53,10 @@ access_log = logging.getLogger("predictor.access")
 DISCONNECTED: Final = 499
 """nginx's status for a caller that hung up; only ever logged."""
 LINGER_S: Final = 2.0
+"""How long a refused caller may go on sending its body."""
+KEPT_BODY_BYTES: Final = 256 * 1024
+"""A body that small is on its way when its request is refused: to read it costs less than a new
+connection. A caller of a larger one is told to stop."""
 
 
 @dataclass(slots=True)
@@ -112,7 +118,7 @@ class Edge:
         code = error.code if error else OK
         self._log(exchange, response.status, code)
         self._measure(exchange, code, error)
-        await self._send(exchange, response, receive, send)
+        await self._send(exchange, response, scope, receive, send)
 
     async def _answer(self, exchange: _Exchange, scope: Any, receive: Receive) -> HttpResponse:
         route = exchange.match.route
@@ -168,7 +174,7 @@ class Edge:
         return HttpResponse(orjson.dumps(body), error.http_status, JSON, headers)
 
     async def _send(
-        self, exchange: _Exchange, response: HttpResponse, receive: Receive, send: Send
+        self, exchange: _Exchange, response: HttpResponse, scope: Any, receive: Receive, send: Send
     ) -> None:
         headers = {
             "content-type": response.content_type,
@@ -178,7 +184,8 @@ class Edge:
             **response.headers,
         }
         unread = not exchange.body_read and _has_body(exchange.headers)
-        if unread or self._lifecycle.is_draining:
+        stop_sending = unread and not _will_end_soon(exchange.headers, response.status)
+        if stop_sending or self._lifecycle.is_draining:
             # While draining: callers move their next request to another replica, instead of
             # meeting a connection that closes under it.
             headers["connection"] = "close"
@@ -186,7 +193,9 @@ class Edge:
         await send({"type": "http.response.start", "status": response.status, "headers": raw})
         await send({"type": "http.response.body", "body": response.body, "more_body": unread})
         if unread:
-            await drain(receive, limit=2 * self._limits.max_request_bytes, timeout_s=LINGER_S)
+            limit = 2 * self._limits.max_request_bytes
+            if not await drain(receive, limit=limit, timeout_s=LINGER_S):
+                scope["state"]["close"]()  # the next request would begin inside this body
             await send({"type": "http.response.body", "body": b""})
 
     def _log(self, exchange: _Exchange, status: int, code: str) -> None:
@@ -221,27 +230,51 @@ def _has_body(headers: dict[str, str]) -> bool:
     return headers.get("content-length", "0") != "0" or "transfer-encoding" in headers
 
 
-async def _run(handler: Any, receive: Receive, deadline: float) -> HttpResponse:
-    """Run a handler until it answers, its caller hangs up, or its time is over."""
-    task: asyncio.Task[HttpResponse] = asyncio.ensure_future(handler)
-    hang_up = asyncio.ensure_future(_disconnect(receive))
-    try:
-        await asyncio.wait(
-            {task, hang_up},
-            timeout=max(0.0, deadline - time.monotonic()),
-            return_when=asyncio.FIRST_COMPLETED,
-        )
-        if task.cancelled():  # by something below us, not by our caller: never leave it unanswered
-            raise NotReady("the server is stopping; retry on another replica")
-        if task.done():
-            return task.result()
-        if hang_up.done():
-            raise ClientDisconnected
-        raise DeadlineExceeded(LATE)
-    finally:
-        hang_up.cancel()
-        if not task.done():
+def _will_end_soon(headers: dict[str, str], status: int) -> bool:
+    """Whether the rest of a body is worth waiting for, so that its connection can go on."""
+    length = headers.get("content-length", "")
+    return (
+        length.isdecimal()
+        and int(length) <= KEPT_BODY_BYTES
+        and "expect" not in headers  # it waits for our word, and may now never send the body
+        and status != RequestTimeout.http_status
+    )
+
+
+async def _run(handler: Awaitable[HttpResponse], receive: Receive, deadline: float) -> HttpResponse:
+    """Run a handler until it answers, its caller hangs up, or its time is over.
+
+    In this very task: a request is counted inside before the next one is asked whether it may
+    enter. With tasks between them a burst passes as one, to be refused after it was parsed.
+    """
+    task = asyncio.current_task()
+    hung_up = False
+
+    def stop(watch: asyncio.Future[None]) -> None:
+        nonlocal hung_up
+        if task is not None and not watch.cancelled():
+            hung_up = True
             task.cancel()
+
+    watch = asyncio.ensure_future(_disconnect(receive))
+    watch.add_done_callback(stop)
+    try:
+        async with asyncio.timeout(max(0.0, deadline - time.monotonic())) as limit:
+            return await handler
+    except TimeoutError:
+        if limit.expired():
+            raise DeadlineExceeded(LATE) from None
+        raise
+    except asyncio.CancelledError:
+        if task is not None and hung_up and task.uncancel() == 0:
+            raise ClientDisconnected from None
+        if task is None or task.cancelling():
+            raise
+        # By something below us, not by our caller: never leave it unanswered.
+        raise NotReady("the server is stopping; retry on another replica") from None
+    finally:
+        watch.remove_done_callback(stop)
+        watch.cancel()
 
 
 async def _disconnect(receive: Receive) -> None:

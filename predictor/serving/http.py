@@ -155,8 +155,8 @@ async def decompress(body: bytes, encoding: str | None, *, limit: int, hold: Hol
     return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
-async def drain(receive: Receive, *, limit: int, timeout_s: float) -> None:
-    """Read and forget what a refused caller still sends.
+async def drain(receive: Receive, *, limit: int, timeout_s: float) -> bool:
+    """Read and forget what a refused caller still sends; return whether that was all of it.
 
     Closing a socket with unread bytes makes the kernel reset it, and the caller then loses
     the answer that says why. Bounded: a caller that goes on is cut off.
@@ -167,11 +167,14 @@ async def drain(receive: Receive, *, limit: int, timeout_s: float) -> None:
         async with asyncio.timeout_at(asyncio.get_running_loop().time() + timeout_s):
             while seen < limit and time.monotonic() < stop_at:
                 message = await receive()
-                if message["type"] == "http.disconnect" or not message.get("more_body", False):
-                    return
+                if message["type"] == "http.disconnect":
+                    return False
+                if not message.get("more_body", False):
+                    return True
                 seen += len(message.get("body", b""))
     except TimeoutError:
-        return
+        pass
+    return False
 
 
 def _too_large(limit: int) -> str:

@@ -24,6 +24,7 @@ from predictor.serving.data_plane import RealFakeDataPlane
 from predictor.serving.descriptors import allow_descriptors
 from predictor.serving.edge import Edge
 from predictor.serving.grpc import GrpcServer
+from predictor.serving.interpreter import set_up_interpreter
 from predictor.serving.lifecycle import Lifecycle, State
 from predictor.serving.listening import HttpServer, listen
 from predictor.serving.measured import measure_classifier, measure_process
@@ -172,6 +173,7 @@ class RealFakeServer(kserve.ModelServer):  # type: ignore[misc]  # kserve ships 
         def work() -> None:
             try:
                 result = load_classifier(self.settings)
+                set_up_interpreter()
             except BaseException as error:
                 loop.call_soon_threadsafe(settle, None, error)
             else:

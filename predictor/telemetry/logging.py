@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from types import TracebackType
 from typing import Any, Final, TextIO
 
+import orjson
 from pythonjsonlogger.json import JsonFormatter
 
 request_id_var: Final[ContextVar[str | None]] = ContextVar("request_id", default=None)
@@ -24,6 +25,13 @@ _SILENCED: Final = ("uvicorn.access", "kserve.trace")
 _TELLTALE: Final = ("PIL", "python_multipart")
 # INFO of these is about their own workings.
 _QUIET: Final = ("asyncio", "grpc", "httpx", "kserve", "timm", "urllib3", "uvicorn")
+
+# Whatever is no plain value is left to python-json-logger.
+_PLAIN: Final = (
+    orjson.OPT_PASSTHROUGH_DATACLASS
+    | orjson.OPT_PASSTHROUGH_DATETIME
+    | orjson.OPT_PASSTHROUGH_SUBCLASS
+)
 
 _uncaught = logging.getLogger("predictor.uncaught")
 
@@ -53,6 +61,14 @@ class _Formatter(JsonFormatter):
         super().add_fields(extras, record, message_dict)
         for name, value in extras.items():
             log_data.setdefault(name, _finite(value))
+
+    def jsonify_log_record(self, log_data: dict[str, Any]) -> str:
+        """By orjson; what it cannot say, or not in ASCII, by the standard library."""
+        try:
+            line = orjson.dumps(log_data, option=_PLAIN)
+        except TypeError:
+            return super().jsonify_log_record(log_data)
+        return line.decode() if line.isascii() else super().jsonify_log_record(log_data)
 
     def formatException(self, ei: Any) -> str:
         """The traceback; without the error's own text while a request is being served."""
@@ -103,6 +119,8 @@ def configure_logging(level: str = "INFO", stream: TextIO | None = None) -> None
         level: Least severe level: DEBUG, INFO, WARNING or ERROR.
         stream: Stands in for stdout.
     """
+    # No line says these: https://docs.python.org/3/howto/logging.html#optimization
+    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     handler = logging.StreamHandler(sys.stdout if stream is None else stream)
     handler.setFormatter(_Formatter())
     root = logging.getLogger()

@@ -1,4 +1,4 @@
-"""What predictor/serving/connections.py overrides and reads in uvicorn 0.54, name by name."""
+"""What serving/ overrides, reads and sets in uvicorn 0.54, name by name."""
 
 from __future__ import annotations
 
@@ -55,7 +55,8 @@ async def test_what_is_read_of_a_connection_is_there() -> None:
 
 def test_what_is_read_of_an_exchange_is_there() -> None:
     source = inspect.getsource(RequestResponseCycle.__init__)
-    for name in ("more_body", "response_started", "response_complete"):
+    named = ("more_body", "response_started", "response_complete", "keep_alive")
+    for name in (*named, "transport", "on_response"):
         assert f"self.{name} = " in source
     assert httptools_impl.STATUS_LINE[408].startswith(b"HTTP/1.1 408 ")
 

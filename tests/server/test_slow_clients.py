@@ -184,6 +184,74 @@ def test_a_bomb_counts_by_what_it_becomes(small: ServerProcess) -> None:
     assert (refused.status_code, refused.json()["code"]) == (503, "OVERLOADED")
 
 
+# Refused before its body is read
+
+
+def refused_with_body(small: ServerProcess, length: int, sent: bytes, *lines: str) -> bytes:
+    """A request without a valid key; its head, and of its body what is sent."""
+    top = head(small, f"Content-Length: {length}", *lines)
+    return top.replace(small.api_key.encode(), b"wrong" * 8) + sent
+
+
+def answers(raw: socket.socket, count: int) -> bytes:
+    received = b""
+    while received.count(b"HTTP/1.1 ") < count or not received.endswith(b"}"):
+        part = raw.recv(65536)
+        assert part, f"closed after {received!r}"
+        received += part
+    return received
+
+
+@pytest.mark.parametrize("at_once", [True, False])
+def test_a_refused_request_with_a_small_body_keeps_its_connection(
+    at_once: bool, small: ServerProcess
+) -> None:
+    """A new one for each refusal costs both sides more than the refusal."""
+    body = bytes(20_000)
+    with connect(small) as raw:
+        for _ in range(3):
+            raw.sendall(refused_with_body(small, len(body), body if at_once else body[:100]))
+            answer = answers(raw, 1)
+            assert answer.startswith(b"HTTP/1.1 401 ")
+            assert b"connection: close" not in answer.lower()
+            if not at_once:
+                raw.sendall(body[100:])
+        raw.sendall(GET)
+        assert raw.recv(65536).startswith(b"HTTP/1.1 200")
+
+
+def test_the_rest_of_a_refused_body_is_no_request(small: ServerProcess) -> None:
+    """Were it read as one, a proxy's next caller would get the answer to it."""
+    with connect(small) as raw:
+        raw.sendall(refused_with_body(small, 2 * len(GET), b""))
+        assert answers(raw, 1).startswith(b"HTTP/1.1 401 ")
+        raw.sendall(GET * 3)
+        received = answers(raw, 1)
+        assert received.count(b"HTTP/1.1 ") == 1
+
+
+def test_a_refused_body_that_does_not_come_costs_its_connection(small: ServerProcess) -> None:
+    with connect(small) as raw:
+        raw.sendall(refused_with_body(small, 1000, b"x"))
+        received = drip(raw, b"x")
+        assert received.startswith(b"HTTP/1.1 401 ")
+        received += until_closed(raw)
+        assert received.count(b"HTTP/1.1 ") == 1
+
+
+@pytest.mark.parametrize(
+    ("length", "lines"),
+    [(1000, ["Expect: 100-continue"]), (REQUEST_BYTES, [])],
+    ids=["waits for our word", "large"],
+)
+def test_a_caller_whose_body_is_not_wanted_is_told_to_stop(
+    length: int, lines: list[str], small: ServerProcess
+) -> None:
+    with connect(small) as raw:
+        raw.sendall(refused_with_body(small, length, b"", *lines))
+        assert refusal(until_closed(raw)) == "UNAUTHENTICATED"
+
+
 # Broken
 
 
