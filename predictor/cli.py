@@ -133,7 +133,8 @@ def _serve(args: argparse.Namespace) -> int:
     from predictor.telemetry.logging import configure_logging
 
     settings = load_settings(args.settings_flags)
-    configure_logging(settings.telemetry.log_level)
+    telemetry = settings.telemetry
+    configure_logging(telemetry.log_level, severity_field=telemetry.log_severity_field)
 
     from predictor.serving.server import serve
 

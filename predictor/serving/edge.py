@@ -44,8 +44,9 @@ from predictor.serving.lifecycle import Lifecycle
 from predictor.serving.policy import LATE, Policy, request_id
 from predictor.serving.routes import Match, Routes
 from predictor.settings import LimitSettings
-from predictor.telemetry.logging import request_id_var
+from predictor.telemetry.logging import request_id_var, trace_id_var
 from predictor.telemetry.recording import OK
+from predictor.telemetry.trace_context import trace_id
 
 log = logging.getLogger("predictor.edge")
 access_log = logging.getLogger("predictor.access")
@@ -100,6 +101,7 @@ class Edge:
             head_s=scope.get("state", {}).get("head_s", 0.0),
         )
         request_id_var.set(identity)
+        trace_id_var.set(trace_id(headers.get("traceparent")))
         call_var.set(exchange.call)
         error: WireError | None = None
         try:

@@ -19,8 +19,9 @@ from predictor.inference.observer import CANCELLED
 from predictor.serving.call import Call, call_var
 from predictor.serving.grpc_reading import MessageReader
 from predictor.serving.policy import LATE, Policy, request_id
-from predictor.telemetry.logging import request_id_var
+from predictor.telemetry.logging import request_id_var, trace_id_var
 from predictor.telemetry.recording import OK
+from predictor.telemetry.trace_context import trace_id
 
 log = logging.getLogger("predictor.edge")
 access_log = logging.getLogger("predictor.access")
@@ -79,6 +80,7 @@ class GrpcEdge(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # not gen
             }
             identity = request_id(metadata.get("x-request-id"))
             request_id_var.set(identity)
+            trace_id_var.set(trace_id(metadata.get("traceparent")))
             context.set_trailing_metadata((("x-request-id", identity),))
             known = Call("grpc", method, identity)
             call_var.set(known)

@@ -36,7 +36,7 @@ from predictor.serving.scraping import scrapeable
 from predictor.serving.tls import CurrentContext
 from predictor.serving.watchdog import device_lost
 from predictor.settings import Settings
-from predictor.telemetry.logging import LogLines
+from predictor.telemetry.logging import LogLines, toggle_debug
 from predictor.telemetry.recording import Metrics
 
 log = logging.getLogger("predictor.server")
@@ -255,6 +255,8 @@ class RealFakeServer(kserve.ModelServer):  # type: ignore[misc]  # kserve ships 
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._on_stop_signal, number)
         loop.add_signal_handler(signal.SIGQUIT, self._end_now, signal.SIGQUIT)
+        usual = self.settings.telemetry.log_level
+        loop.add_signal_handler(signal.SIGUSR2, toggle_debug, usual)
 
     def _on_stop_signal(self, number: signal.Signals) -> None:
         if self._stop.is_set():

@@ -418,5 +418,10 @@ class TelemetrySettings(_Group):
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
         "INFO",
         description="Least severe level to log. DEBUG also shows what libraries say; never "
-        "pictures, keys or headers.",
+        "pictures, keys or headers. The signal USR2 switches to DEBUG and back.",
+    )
+    log_severity_field: Literal["level", "severity", "log.level"] = Field(
+        "level",
+        description="What the field with the level is called: `severity` for Google Cloud, "
+        "`log.level` for Elastic.",
     )

@@ -33,13 +33,15 @@ _PLAIN: Final = (
     | orjson.OPT_PASSTHROUGH_SUBCLASS
 )
 
+log = logging.getLogger("predictor.logging")
 _uncaught = logging.getLogger("predictor.uncaught")
 
 
 class _Formatter(JsonFormatter):
     """Fixed fields first, then whatever a call gave as `extra`."""
 
-    def __init__(self) -> None:
+    def __init__(self, severity_field: str) -> None:
+        self._severity_field = severity_field
         # ASCII only: U+2028 and its kin end a line for some log collectors.
         super().__init__(json_ensure_ascii=True)
 
@@ -51,7 +53,7 @@ class _Formatter(JsonFormatter):
     ) -> None:
         moment = datetime.fromtimestamp(record.created, UTC)
         log_data["timestamp"] = moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
-        log_data["level"] = record.levelname
+        log_data[self._severity_field] = record.levelname
         log_data["logger"] = record.name
         log_data["message"] = record.message
         for name, variable in (("request_id", request_id_var), ("trace_id", trace_id_var)):
@@ -110,7 +112,9 @@ def _finite(value: Any) -> Any:
     return value
 
 
-def configure_logging(level: str = "INFO", stream: TextIO | None = None) -> None:
+def configure_logging(
+    level: str = "INFO", stream: TextIO | None = None, *, severity_field: str = "level"
+) -> None:
     """Send every logger, warning and uncaught error through one handler on the root.
 
     Call it before anything else logs; calling it again replaces what it set up.
@@ -118,24 +122,19 @@ def configure_logging(level: str = "INFO", stream: TextIO | None = None) -> None
     Args:
         level: Least severe level: DEBUG, INFO, WARNING or ERROR.
         stream: Stands in for stdout.
+        severity_field: What the field that says INFO is called.
     """
     # No line says these: https://docs.python.org/3/howto/logging.html#optimization
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     handler = logging.StreamHandler(sys.stdout if stream is None else stream)
-    handler.setFormatter(_Formatter())
-    root = logging.getLogger()
-    root.handlers[:] = [handler]
-    root.setLevel(level)
+    handler.setFormatter(_Formatter(severity_field))
+    logging.getLogger().handlers[:] = [handler]
     for name in list(logging.root.manager.loggerDict):
         logger = logging.getLogger(name)
         logger.handlers.clear()
         logger.propagate = True
         logger.disabled = False
-    quiet = logging.NOTSET if level == "DEBUG" else max(logging.WARNING, root.level)
-    for name in _QUIET:
-        logging.getLogger(name).setLevel(quiet)
-    for name in _TELLTALE:
-        logging.getLogger(name).setLevel(max(logging.WARNING, root.level))
+    set_level(level)
     for name in _SILENCED:
         logging.getLogger(name).setLevel(logging.CRITICAL + 1)
     # A filter of one function is not added twice.
@@ -146,6 +145,30 @@ def configure_logging(level: str = "INFO", stream: TextIO | None = None) -> None
     sys.excepthook = _log_uncaught
     threading.excepthook = _log_uncaught_in_thread
     sys.unraisablehook = _log_unraisable
+
+
+def set_level(level: str) -> None:
+    """Log from `level` on, at any time; libraries follow at a distance.
+
+    Args:
+        level: Least severe level: DEBUG, INFO, WARNING or ERROR.
+    """
+    root = logging.getLogger()
+    root.setLevel(level)
+    quiet = logging.NOTSET if level == "DEBUG" else max(logging.WARNING, root.level)
+    for name in _QUIET:
+        logging.getLogger(name).setLevel(quiet)
+    for name in _TELLTALE:
+        logging.getLogger(name).setLevel(max(logging.WARNING, root.level))
+
+
+def toggle_debug(usual: str) -> None:
+    """Go to DEBUG, or back to the usual level; to INFO where DEBUG is the usual one."""
+    calm = "INFO" if usual == "DEBUG" else usual
+    now = calm if logging.getLogger().level == logging.DEBUG else "DEBUG"
+    set_level("INFO")
+    log.info("log level changed", extra={"log_level": now})
+    set_level(now)
 
 
 class LogLines:

@@ -1,0 +1,81 @@
+"""The log of a real process, as its operator reads it."""
+
+from __future__ import annotations
+
+import signal
+from functools import partial
+from typing import Any
+
+import grpc
+import httpx
+import pytest
+from tritonclient.grpc import service_pb2 as pb
+from tritonclient.grpc import service_pb2_grpc as pb_grpc
+
+from tests.server.conftest import StartServer
+from tests.server.process import ServerProcess, eventually
+
+TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
+TRACEPARENT = f"00-{TRACE}-00f067aa0ba902b7-01"
+
+
+def line_of(server: ServerProcess, request_id: str) -> dict[str, Any] | None:
+    lines = [line for line in server.log_lines() if line.get("request_id") == request_id]
+    return lines[-1] if lines else None
+
+
+def written(server: ServerProcess, request_id: str) -> dict[str, Any]:
+    return eventually(partial(line_of, server, request_id), 30, f"the line of {request_id}")
+
+
+def probed(server: ServerProcess) -> str:
+    """Ask for liveness; what its line would be found by."""
+    answer = httpx.get(f"{server.url}/v2/health/live")
+    assert answer.status_code == 200
+    return answer.headers["x-request-id"]
+
+
+def test_a_signal_shows_debug_lines_and_another_hides_them(start_server: StartServer) -> None:
+    server = start_server(stub={}).wait_ready()
+    calm = probed(server)
+    server.signal(signal.SIGUSR2)
+    assert server.wait_for_log("log level changed")["log_level"] == "DEBUG"
+    shown = probed(server)
+    written(server, shown)
+    server.signal(signal.SIGUSR2)
+    eventually(
+        lambda: server.log_text().count("log level changed") == 2 or None, 30, "the way back"
+    )
+    calm_again = probed(server)
+    with server.client() as client:
+        last = client.get("/v2").headers["x-request-id"]
+    written(server, last)
+    assert line_of(server, calm) is None
+    assert line_of(server, calm_again) is None
+    assert server.stop() == 0
+
+
+def test_lines_name_the_callers_trace_on_both_protocols(start_server: StartServer) -> None:
+    server = start_server(stub={}).wait_ready()
+    with server.client() as client:
+        named = client.get("/v2", headers={"traceparent": TRACEPARENT}).headers["x-request-id"]
+        wrong = client.get("/v2", headers={"traceparent": "00-x"}).headers["x-request-id"]
+    with grpc.insecure_channel(server.grpc) as channel:
+        metadata = [("x-api-key", server.api_key), ("traceparent", TRACEPARENT)]
+        rpc = [*metadata, ("x-request-id", "by-grpc")]
+        stub = pb_grpc.GRPCInferenceServiceStub(channel)
+        stub.ServerMetadata(pb.ServerMetadataRequest(), metadata=rpc, timeout=30)
+    for identity in (named, "by-grpc"):
+        assert written(server, identity)["trace_id"] == TRACE
+    assert "trace_id" not in written(server, wrong)
+
+
+@pytest.mark.parametrize("name", ["severity", "log.level"])
+def test_the_level_is_called_what_the_collector_calls_it(
+    name: str, start_server: StartServer
+) -> None:
+    server = start_server({"REALFAKE_TELEMETRY__LOG_SEVERITY_FIELD": name}, stub={}).wait_ready()
+    assert server.stop() == 0
+    for line in server.log_lines():
+        assert line[name] in ("INFO", "WARNING")
+        assert "level" not in line
