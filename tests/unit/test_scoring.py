@@ -439,7 +439,12 @@ def command(folder: Path, output: Path) -> list[str]:
 
 def start(argv: Sequence[str]) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, "-m", "predictor", *argv], stderr=subprocess.PIPE, text=True, cwd=ROOT
+        [sys.executable, "-m", "predictor", *argv],
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+        # A shell starts its background jobs with Ctrl-C ignored, and they hand that on.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509
     )
 
 
