@@ -40,6 +40,18 @@ class RealFakeError(Exception):
         self.message = message
 
 
+def let_go(error: BaseException) -> None:
+    """Forget the frames that an error has passed, once it is answered and logged.
+
+    A future among their variables holds the error in turn. Such a circle would keep a request's
+    body in memory until the next garbage collection, counted by nobody.
+    """
+    chained: BaseException | None = error
+    while chained is not None:
+        chained.__traceback__ = None
+        chained = chained.__cause__ or chained.__context__
+
+
 class WireError(RealFakeError):
     """An error with a place in the protocol: what `code`, HTTP and gRPC status to answer.
 

@@ -7,7 +7,7 @@ import json
 import struct
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -86,8 +86,9 @@ def export(path: Path) -> Exported:
     except OSError as error:
         raise BundleError(f"{manifest.path}: cannot be written: {error.strerror}") from None
     finally:
-        graph.unlink(missing_ok=True)
-        document.unlink(missing_ok=True)
+        for temporary in (graph, document):
+            with suppress(OSError):  # gone already, or not ours to remove
+                temporary.unlink()
     return Exported(target, target.stat().st_size, difference)
 
 
@@ -98,9 +99,9 @@ def exported_session(manifest: Manifest) -> Session:
         BundleError: the network has no such graph, or the graph answers differently.
     """
     module = load_module(manifest)
-    session = open_graph(trace(module, manifest), manifest)
-    parity(module, session, manifest)
-    return session
+    graph = trace(module, manifest)
+    parity(module, open_graph(graph, manifest), manifest)
+    return open_graph(graph, manifest)  # a session keeps the memory of its largest batch
 
 
 def open_graph(source: Path | bytes, manifest: Manifest) -> Session:

@@ -7,6 +7,7 @@ them behind the normalisation: one session and one set of weights for both, with
 from __future__ import annotations
 
 import math
+import mmap
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from predictor.bundle.fields import Fields
-from predictor.bundle.files import GRAPH
+from predictor.bundle.files import GRAPH, WEIGHTS
 from predictor.errors import BundleError
 
 PIXELS: Final = "pixels"
@@ -85,16 +86,18 @@ class Session:
         options.intra_op_num_threads = options.inter_op_num_threads = 1
         options.log_severity_level = _FATAL
         try:
+            graph = source if isinstance(source, bytes) else source.read_bytes()
+            weights = _weights_beside(source, options) if isinstance(source, Path) else None
             self._session: Any = onnxruntime.InferenceSession(
-                source if isinstance(source, bytes) else str(source),
-                options,
-                providers=["CPUExecutionProvider"],
+                graph, options, providers=["CPUExecutionProvider"]
             )
+            if weights is not None:  # it has copies of its own, in the order it computes
+                weights.madvise(mmap.MADV_DONTNEED)
+            self._weights = weights
         except Exception:  # its classes have no base of their own
             raise BundleError(
-                f"{GRAPH}: ONNX Runtime {onnxruntime.__version__} cannot load it; its weights must "
-                "lie beside it, not behind a link to elsewhere. Else run `python -m predictor "
-                "model export` again"
+                f"{GRAPH}: ONNX Runtime {onnxruntime.__version__} cannot load it with {WEIGHTS}; "
+                "run `python -m predictor model export` again"
             ) from None
         self._check(input_size, num_classes)
         height, width = input_size
@@ -124,6 +127,18 @@ class Session:
         [logits] = self._session.run(None, feeds)
         answers: NDArray[np.float32] = logits
         return answers
+
+
+def _weights_beside(graph: Path, options: Any) -> mmap.mmap:
+    """Let a graph find its weights in the bundle's file, and in no other.
+
+    In memory, not by name: ONNX Runtime follows no name that it is not sure of, and KServe mounts
+    an `oci://` bundle behind a link into another process.
+    """
+    with graph.with_name(WEIGHTS).open("rb") as file:
+        weights = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    options.add_external_initializers_from_files_in_memory([WEIGHTS], [weights], [len(weights)])
+    return weights
 
 
 _FATAL: Final = 4

@@ -49,6 +49,7 @@ WORTH_KILLING_S: Final = 0.1
 with short deadlines spend our processes at less than they cost."""
 MAX_TEXT: Final = 4096
 ENDED: Final = "the decoder was ended before the picture was decoded; retry later"
+PIECE: Final = 64 * 1024
 TIMEVAL: Final = struct.Struct("@ll")
 """The kernel's `struct timeval`: seconds and microseconds; zero would be no timeout."""
 
@@ -176,7 +177,7 @@ class DecoderProcess:
         self.served += 1
         try:
             self._wait_until(end)
-            self._send(data)
+            self._send(data, end)
             kind, size = self._reply(end)
             if kind == PIXELS:
                 height, width = self._terms.preprocessing.input_size
@@ -240,15 +241,17 @@ class DecoderProcess:
         for option in (socket.SO_RCVTIMEO, socket.SO_SNDTIMEO):
             self._work.setsockopt(socket.SOL_SOCKET, option, timeout)
 
-    def _send(self, data: bytes | memoryview) -> None:
+    def _send(self, data: bytes | memoryview, end: float) -> None:
         with memoryview(data).cast("B") as view:
             head = REQUEST.pack(len(view))
             try:
-                sent = self._work.sendmsg([head, view])
+                sent = self._work.sendmsg([head, view], [], socket.MSG_DONTWAIT) - len(head)
             except (BrokenPipeError, ConnectionResetError):
                 raise EndedIdle from None
-            if sent < len(head) + len(view):
-                self._work.sendall(view[sent - len(head) :])
+            while sent < len(view):
+                # The kernel bounds each piece of its own that it waits to send, not the call.
+                self._wait_until(end)
+                sent += self._work.send(view[sent : sent + PIECE])
 
     def _reply(self, end: float) -> tuple[int, int]:
         head = bytearray(REPLY.size)

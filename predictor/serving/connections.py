@@ -197,6 +197,11 @@ class BoundedHttp(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         if len(self.pipeline) >= MAX_PIPELINED:
             self._stop(InvalidRequest("too many pipelined requests; wait for the answers"))
+        if self.parser.should_upgrade() and self._has_body():
+            # The parser would take the body for what comes after an upgrade, and leave it out.
+            self._stop(
+                InvalidRequest("a request with a body cannot upgrade; send it without `Upgrade`")
+            )
         now = self.loop.time()
         self.scope["state"]["head_s"] = now - (self._awaited_since or now)
         self.scope["state"]["close"] = self._close_after_answer
@@ -208,6 +213,8 @@ class BoundedHttp(HttpToolsProtocol):
         super().on_headers_complete()
         # Its application starts in a later turn of the event loop.
         if self.cycle is not before:
+            if self.parser.should_upgrade():  # we never do; what follows is not ours to read
+                self.cycle.keep_alive = False
             self.cycle.transport = OneWrite(self.cycle, self.transport)  # type: ignore[assignment]
 
     def on_body(self, body: bytes) -> None:
@@ -222,6 +229,12 @@ class BoundedHttp(HttpToolsProtocol):
         super().on_response_complete()
         if not self.transport.is_closing() and self.cycle.response_complete:
             self._shared.idle[self] = None
+
+    def _has_body(self) -> bool:
+        return any(
+            name == b"transfer-encoding" or (name == b"content-length" and value.strip(b"0") != b"")
+            for name, value in self.headers
+        )
 
     # Refusals
 

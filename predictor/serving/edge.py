@@ -25,6 +25,7 @@ from predictor.errors import (
     RequestTimeout,
     Unauthenticated,
     WireError,
+    let_go,
 )
 from predictor.inference.observer import CANCELLED
 from predictor.serving.byte_budget import Hold
@@ -36,6 +37,7 @@ from predictor.serving.http import (
     HttpResponse,
     Receive,
     Send,
+    content_length,
     decompress,
     drain,
     read_body,
@@ -53,6 +55,7 @@ access_log = logging.getLogger("predictor.access")
 
 DISCONNECTED: Final = 499
 """nginx's status for a caller that hung up; only ever logged."""
+STOPPING: Final = "the server is stopping; retry on another replica"
 LINGER_S: Final = 2.0
 """How long a refused caller may go on sending its body."""
 KEPT_BODY_BYTES: Final = 256 * 1024
@@ -107,14 +110,19 @@ class Edge:
         try:
             response = await self._answer(exchange, scope, receive)
         except WireError as caught:
+            let_go(caught)
             error = caught
             response = self._error(exchange, caught)
         except ClientDisconnected:
             self._log(exchange, DISCONNECTED, "CLIENT_DISCONNECTED")
             self._measure(exchange, CANCELLED, None)
             return
-        except Exception:
+        except asyncio.CancelledError:  # by uvicorn, whose patience with a stop is over
+            error = NotReady(STOPPING)
+            response = self._error(exchange, error)
+        except Exception as unexpected:
             log.exception("unhandled error")
+            let_go(unexpected)
             error = InternalError()
             response = self._error(exchange, error)
         code = error.code if error else OK
@@ -155,7 +163,7 @@ class Edge:
             limit=limit,
             timeout_s=self._limits.receive_timeout_s,
             taken_s=exchange.head_s,
-            length=exchange.headers.get("content-length"),
+            length=content_length(exchange.headers),
             hold=hold,
         )
         exchange.body_read = True
@@ -234,10 +242,10 @@ def _has_body(headers: dict[str, str]) -> bool:
 
 def _will_end_soon(headers: dict[str, str], status: int) -> bool:
     """Whether the rest of a body is worth waiting for, so that its connection can go on."""
-    length = headers.get("content-length", "")
+    length = content_length(headers)
     return (
-        length.isdecimal()
-        and int(length) <= KEPT_BODY_BYTES
+        length is not None
+        and length <= KEPT_BODY_BYTES
         and "expect" not in headers  # it waits for our word, and may now never send the body
         and status != RequestTimeout.http_status
     )
@@ -273,7 +281,7 @@ async def _run(handler: Awaitable[HttpResponse], receive: Receive, deadline: flo
         if task is None or task.cancelling():
             raise
         # By something below us, not by our caller: never leave it unanswered.
-        raise NotReady("the server is stopping; retry on another replica") from None
+        raise NotReady(STOPPING) from None
     finally:
         watch.remove_done_callback(stop)
         watch.cancel()

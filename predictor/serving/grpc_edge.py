@@ -14,7 +14,7 @@ from google.protobuf.duration_pb2 import Duration
 from google.rpc.error_details_pb2 import ErrorInfo, RetryInfo
 from google.rpc.status_pb2 import Status
 
-from predictor.errors import DeadlineExceeded, InternalError, NotReady, WireError
+from predictor.errors import DeadlineExceeded, InternalError, NotReady, WireError, let_go
 from predictor.inference.observer import CANCELLED
 from predictor.serving.call import Call, call_var
 from predictor.serving.grpc_reading import MessageReader
@@ -95,6 +95,7 @@ class GrpcEdge(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # not gen
                 code = OK
                 return answer
             except WireError as error:
+                let_go(error)
                 code, failure = error.code, error
                 await _abort(context, error, known)
             except asyncio.CancelledError:
@@ -112,8 +113,9 @@ class GrpcEdge(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # not gen
             except grpc.aio.AbortError:
                 code = "ABORTED"
                 raise
-            except Exception:
+            except Exception as unexpected:
                 log.exception("unhandled error")
+                let_go(unexpected)
                 failure = InternalError()
                 code = failure.code
                 await _abort(context, failure, known)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 import zlib
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from dataclasses import dataclass, field
 from typing import Any, Final, TypeAlias
 
@@ -22,6 +22,8 @@ JSON: Final = "application/json"
 _GZIP_OR_ZLIB = 32 + zlib.MAX_WBITS
 """zlib's window setting for "tell gzip and zlib apart by their header"."""
 
+_LENGTH_DIGITS: Final = 19
+"""Of 2^63, the largest size of anything."""
 INFLATE_STEP: Final = 4 * 1024 * 1024
 """Bytes to inflate before asking whether there is room for more."""
 
@@ -68,12 +70,21 @@ class HttpResponse:
         return cls(orjson.dumps(value), status)
 
 
+def content_length(headers: Mapping[str, str]) -> int | None:
+    """The Content-Length header; None without one, or with more digits than a size has.
+
+    The parser takes any number of leading zeros, and so long a number Python does not.
+    """
+    length = headers.get("content-length", "")
+    return int(length) if length.isdecimal() and len(length) <= _LENGTH_DIGITS else None
+
+
 async def read_body(
     receive: Receive,
     *,
     limit: int,
     timeout_s: float,
-    length: str | None,
+    length: int | None,
     hold: Hold,
     taken_s: float = 0.0,
 ) -> bytes:
@@ -82,17 +93,17 @@ async def read_body(
     Args:
         limit: most bytes to hold.
         timeout_s: the whole request must be here by then.
-        length: the Content-Length header, so that an oversized body is refused unread.
+        length: what Content-Length says, so that an oversized body is refused unread.
         hold: grows with what is held.
         taken_s: of `timeout_s`, what the head has used.
 
     Raises:
         PayloadTooLarge, RequestTimeout, Overloaded, ClientDisconnected.
     """
-    if length is not None and length.isdecimal():
-        if int(length) > limit:
+    if length is not None:
+        if length > limit:
             raise PayloadTooLarge(_too_large(limit))
-        hold.cover(int(length))
+        hold.cover(length)
     try:
         async with asyncio.timeout(timeout_s - taken_s):
             chunks = await _chunks(receive, limit, hold)

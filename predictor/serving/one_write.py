@@ -24,7 +24,8 @@ class OneWrite:
 
     def write(self, data: bytes) -> None:
         # Before an answer there may be "100 Continue".
-        if self._cycle.response_started and self._head is None:
+        answering = self._cycle.response_started and self._cycle.scope["method"] != "HEAD"
+        if answering and self._head is None:
             self._head = data
         else:
             self._flush(data)

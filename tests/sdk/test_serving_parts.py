@@ -161,8 +161,8 @@ async def test_a_body_in_pieces_is_put_together() -> None:
     assert await read_body(receive, limit=3, timeout_s=5, length=None, hold=hold()) == b"abc"
 
 
-@pytest.mark.parametrize("length", [None, "2"])
-async def test_a_body_over_the_limit_is_refused(length: str | None) -> None:
+@pytest.mark.parametrize("length", [None, 2])
+async def test_a_body_over_the_limit_is_refused(length: int | None) -> None:
     receive = Messages([chunk(b"ab", True), chunk(b"cd")])
     with pytest.raises(PayloadTooLarge, match=r"limits\.max_request_bytes"):
         await read_body(receive, limit=3, timeout_s=5, length=length, hold=hold())
@@ -170,7 +170,7 @@ async def test_a_body_over_the_limit_is_refused(length: str | None) -> None:
 
 async def test_a_declared_length_over_the_limit_is_refused_unread() -> None:
     with pytest.raises(PayloadTooLarge):
-        await read_body(Messages([]), limit=3, timeout_s=5, length="4", hold=hold())
+        await read_body(Messages([]), limit=3, timeout_s=5, length=4, hold=hold())
 
 
 async def test_a_body_that_stops_coming_times_out() -> None:
@@ -206,10 +206,10 @@ async def test_encodings_are_undone(encoding: str | None, body: bytes) -> None:
 
 
 @pytest.mark.parametrize(
-    ("length", "messages"), [("101", []), (None, [chunk(b"x" * 60, True), chunk(b"x" * 60, True)])]
+    ("length", "messages"), [(101, []), (None, [chunk(b"x" * 60, True), chunk(b"x" * 60, True)])]
 )
 async def test_a_body_beyond_the_budget_is_refused(
-    length: str | None, messages: list[dict[str, Any]]
+    length: int | None, messages: list[dict[str, Any]]
 ) -> None:
     with pytest.raises(Overloaded, match=r"limits\.max_bytes_in_flight"):
         await read_body(

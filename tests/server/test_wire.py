@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
-from tests.server.process import ServerProcess
-from tests.server.raw import GET, connect, head
+import contextlib
+import signal
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from tests.server.conftest import StartServer
+from tests.server.process import ServerProcess, eventually
+from tests.server.raw import GET, INFER, REQUEST_BYTES, connect, head, refusal, rss, until_closed
 
 
 def test_an_answer_leaves_in_one_piece(small: ServerProcess) -> None:
@@ -30,3 +37,97 @@ def test_a_caller_that_asks_first_is_told_to_go_on(small: ServerProcess, photo: 
         assert raw.recv(65536) == b"HTTP/1.1 100 Continue\r\n\r\n"
         raw.sendall(photo)
         assert raw.recv(65536).startswith(b"HTTP/1.1 200 ")
+
+
+# What could be taken for another request
+
+
+UPGRADE = ("Connection: Upgrade, HTTP2-Settings", "Upgrade: h2c")
+
+
+@pytest.mark.parametrize("key", [True, False], ids=["good key", "bad key"])
+@pytest.mark.parametrize(
+    ("method", "lines"),
+    [("POST", UPGRADE), ("HEAD", UPGRADE), ("CONNECT", ())],
+    ids=["upgrade", "head", "connect"],
+)
+@pytest.mark.parametrize("at_once", [True, False])
+def test_a_body_that_the_parser_leaves_out_is_no_request(
+    *, at_once: bool, method: str, lines: tuple[str, ...], key: bool, small: ServerProcess
+) -> None:
+    """After `Upgrade` and CONNECT it takes what follows for another protocol's."""
+    top = head(small, *lines, f"Content-Length: {len(GET)}", method=method)
+    if not key:
+        top = top.replace(small.api_key.encode(), b"wrong" * 8)
+    with connect(small) as raw:
+        raw.sendall(top + GET if at_once else top)
+        first = raw.recv(65536)
+        with contextlib.suppress(OSError):
+            raw.sendall(GET)
+        assert (first + until_closed(raw)).count(b"HTTP/1.1 ") == 1
+
+
+def test_an_upgrade_with_a_body_is_told_what_to_leave_out(small: ServerProcess) -> None:
+    """As Java's client sends it by default. Taken for a request without a body, it would be told
+    that its picture is empty."""
+    with connect(small) as raw:
+        raw.sendall(head(small, *UPGRADE, "Content-Length: 3") + b"abc")
+        answer = until_closed(raw)
+    assert refusal(answer) == "INVALID_REQUEST"
+    assert b"Upgrade" in answer
+
+
+@pytest.mark.parametrize("key", [True, False], ids=["good key", "bad key"])
+def test_a_length_of_thousands_of_zeros_is_a_length(
+    key: bool, small: ServerProcess, photo: bytes
+) -> None:
+    zeros = "0" * 5000
+    top = head(small, "Content-Type: image/jpeg", f"Content-Length: {zeros}{len(photo)}")
+    if not key:
+        top = top.replace(small.api_key.encode(), b"wrong" * 8)
+    with connect(small) as raw:
+        raw.sendall(top + photo)
+        answer = raw.recv(65536)
+    assert answer.startswith(b"HTTP/1.1 200 " if key else b"HTTP/1.1 401 ")
+    assert b"x-request-id: " in answer
+
+
+def test_an_answer_to_head_does_not_wait_for_a_body(small: ServerProcess) -> None:
+    with connect(small) as raw:
+        raw.sendall(head(small, "Content-Length: 5", method="HEAD", path="/v2/health/live"))
+        assert raw.recv(65536).startswith(b"HTTP/1.1 200 ")
+        raw.sendall(b"later" + GET)
+        assert raw.recv(65536).startswith(b"HTTP/1.1 200 ")
+
+
+# What is kept
+
+
+def test_refused_bodies_are_not_kept_in_memory(small: ServerProcess) -> None:
+    body = bytes(REQUEST_BYTES - 1)
+    with small.client() as client:
+        before = rss(small)
+        for _ in range(200):
+            refused = client.post(INFER, content=body, headers={"Content-Type": "image/jpeg"})
+            assert refused.status_code == 415, refused.text
+    assert rss(small) - before < 32 * 1024 * 1024
+
+
+def test_a_request_that_outlasts_the_stop_is_answered_and_logged(
+    start_server: StartServer, photo: bytes
+) -> None:
+    settings = {"REALFAKE_SERVER__DRAIN_TIMEOUT_S": "1"}
+    server = start_server(settings, stub={"STUB_FORWARD_S": "5"}).wait_ready()
+    with server.client() as client, ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(
+            client.post, INFER, content=photo, headers={"Content-Type": "image/jpeg"}
+        )
+        batches = server.directory / "batches.jsonl"
+        eventually(lambda: batches.exists() or None, 30, "its forward to begin")
+        server.signal(signal.SIGTERM)
+        answer = waiting.result()
+    assert (answer.status_code, answer.json()["code"]) == (503, "NOT_READY")
+    assert server.wait() == 0
+    identity = answer.headers["x-request-id"]
+    [line] = [line for line in server.log_lines() if line.get("request_id") == identity]
+    assert (line["status"], line["code"]) == (503, "NOT_READY")

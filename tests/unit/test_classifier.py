@@ -442,3 +442,18 @@ def test_every_power_of_two_and_the_largest_batch_are_warmed_up(
     largest: int, sizes: list[int]
 ) -> None:
     assert batch_sizes(largest) == sizes
+
+
+def test_golden_vectors_are_replayed_in_batches_that_the_engine_serves(manifest: Manifest) -> None:
+    """It may keep the memory of a larger one."""
+    engine, seen = TorchEngine(load_module(manifest), manifest.preprocessing, device="cpu"), []
+    engine.largest_batch = 3
+    forward = engine.forward
+
+    def noted(batch: EngineInput) -> NDArray[np.float32]:
+        seen.append(len(batch))
+        return forward(batch)
+
+    engine.forward = noted  # type: ignore[method-assign]
+    assert replay(manifest, engine, engine.tolerance) <= engine.tolerance
+    assert seen == [3, 1]

@@ -319,3 +319,30 @@ async def test_a_large_picture_is_handed_over_whole(pool: ProcessDecodePool) -> 
     finally:
         here.close()
     np.testing.assert_array_equal(await decoded(pool, large), expected)
+
+
+async def test_a_decoder_that_takes_a_picture_too_slowly_is_given_up_at_the_deadline() -> None:
+    work, theirs = socket.socketpair()
+    control, their_control = socket.socketpair()
+    stopped = threading.Event()
+    taken = 0
+
+    def sip() -> None:
+        nonlocal taken
+        with theirs:
+            while not stopped.wait(0.05):
+                taken += len(theirs.recv(64 * 1024))
+
+    decoder = DecoderProcess(work, control, terms())
+    sipping = threading.Thread(target=sip)
+    sipping.start()
+    large = bytes(8 * MIB)
+    try:
+        with pytest.raises(DeadlineExceeded):
+            await asyncio.to_thread(decoder.decode, large, time.monotonic() + 0.3)
+        assert taken < len(large) / 2
+    finally:
+        stopped.set()
+        sipping.join()
+        decoder.close()
+        their_control.close()

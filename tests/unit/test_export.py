@@ -243,6 +243,21 @@ def test_a_graph_that_nobody_vouches_for_is_not_served(bundle: Path) -> None:
     assert read_manifest(bundle).graph is None
 
 
+def test_weights_in_another_file_are_not_read(bundle: Path) -> None:
+    """No digest covers it, so the answers could change under the same one."""
+    export(bundle)
+    graph = onnx.load(bundle / GRAPH, load_external_data=False)
+    for tensor in graph.graph.initializer:
+        for entry in tensor.external_data:
+            if entry.key == "location":
+                entry.value = "extra.bin"
+    (bundle / "extra.bin").write_bytes((bundle / WEIGHTS).read_bytes())
+    (bundle / GRAPH).write_bytes(graph.SerializeToString())
+    redigested(bundle)
+    with pytest.raises(BundleError, match=r"cannot load it with model\.safetensors"):
+        open_graph(bundle / GRAPH, read_manifest(bundle))
+
+
 def test_verify_finds_a_graph_that_answers_otherwise(bundle: Path) -> None:
     """Digests and parity vouch for a graph; whoever writes all of them can still be wrong."""
     export(bundle)
