@@ -15,6 +15,7 @@ from tests.chart.rendering import (
     KNATIVE,
     LEAST,
     NAME,
+    ROOT,
     Object,
     Rendered,
     merged,
@@ -191,33 +192,56 @@ def chart_with(tmp_path: Path, files: dict[str, str]) -> Path:
     return chart
 
 
-ALERTS = """\
-groups:
-  - name: realfake
-    interval: 30s
-    rules:
-      - alert: Loud
-        expr: up == 0
-        annotations: {summary: "{{ $labels.pod }} is down"}
-      - alert: Quiet
-        expr: vector(1)
-"""
+ALERTS = [
+    group
+    for file in sorted((ROOT / "manifests" / "alerts").glob("*.yaml"))
+    for group in yaml.safe_load(file.read_text())["groups"]
+]
 
 
-def test_alert_rules_are_passed_on_as_they_are(tmp_path: Path) -> None:
-    chart = chart_with(tmp_path, {"alerts/a.yaml": ALERTS})
-    values = merged(LEAST, {"alerts": {"enabled": True, "labels": {"release": "prometheus"}}})
-    rule = render_exactly(values, chart=chart).one("PrometheusRule")
-    assert rule["spec"] == yaml.safe_load(ALERTS)
-    assert rule["metadata"]["labels"]["release"] == "prometheus"
+def alert_groups(**alerts: Any) -> list[Object]:
+    rendered = render({"alerts": {"enabled": True, **alerts}})
+    groups: list[Object] = rendered.one("PrometheusRule")["spec"]["groups"]
+    return groups
 
 
-def test_single_alerts_can_be_left_out(tmp_path: Path) -> None:
-    chart = chart_with(tmp_path, {"alerts/a.yaml": ALERTS})
-    values = merged(LEAST, {"alerts": {"enabled": True, "disabled": ["Loud"]}})
-    (group,) = render_exactly(values, chart=chart).one("PrometheusRule")["spec"]["groups"]
-    assert [rule["alert"] for rule in group["rules"]] == ["Quiet"]
-    assert group["interval"] == "30s"
+def test_no_alert_rules_are_installed_unless_asked_for() -> None:
+    """A cluster without the Prometheus operator does not know the kind."""
+    assert not render().all("PrometheusRule")
+
+
+def test_alert_rules_are_passed_on_as_they_are() -> None:
+    """Prometheus' templates are braces as well, and helm would replace them by nothing."""
+    assert alert_groups() == ALERTS
+    assert "{{ $labels.job }}" in str(ALERTS)
+
+
+def test_alert_rules_get_the_labels_that_prometheus_selects_by() -> None:
+    rendered = render({"alerts": {"enabled": True, "labels": {"release": "prometheus"}}})
+    assert rendered.one("PrometheusRule")["metadata"]["labels"]["release"] == "prometheus"
+
+
+def test_single_alerts_can_be_left_out() -> None:
+    without = alert_groups(disabled=["RealfakeScoreDrift", "RealfakeSheddingLoad"])
+    left = [rule.get("alert") for group in without for rule in group["rules"]]
+    every = [rule.get("alert") for group in ALERTS for rule in group["rules"]]
+    assert left == [n for n in every if n not in {"RealfakeScoreDrift", "RealfakeSheddingLoad"}]
+    # Its only rule is gone, and Prometheus' operator refuses a group of none.
+    assert "realfake-model.alerts" not in {group["name"] for group in without}
+
+
+@pytest.mark.parametrize(
+    "base", ["https://runbooks.example.com/r", "https://runbooks.example.com/r/"]
+)
+def test_alerts_link_to_where_the_runbooks_are_published(base: str) -> None:
+    for group in alert_groups(runbookUrl=base):
+        for rule in group["rules"]:
+            if "alert" in rule:
+                page = f"https://runbooks.example.com/r/{rule['alert']}.md"
+                assert rule["annotations"]["runbook_url"] == page
+                assert rule["annotations"].keys() == {"summary", "description", "runbook_url"}
+            else:
+                assert "annotations" not in rule
 
 
 def test_dashboards_are_passed_on_as_they_are(tmp_path: Path) -> None:

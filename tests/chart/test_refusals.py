@@ -51,7 +51,13 @@ CASES: dict[str, dict[str, Any]] = {
         "autoscaling": {"minReplicas": 1},
         "podDisruptionBudget": {"minAvailable": 1},
     },
-    "alerts.enabled: this chart carries no alert rules": {"alerts": {"enabled": True}},
+    "alerts.enabled needs metrics.enabled": {
+        "alerts": {"enabled": True},
+        "metrics": {"enabled": False},
+    },
+    "alerts.disabled: there is no alert RealfakeShedding;": {
+        "alerts": {"disabled": ["RealfakeShedding"]}
+    },
     "dashboards.enabled: this chart carries no dashboards": {"dashboards": {"enabled": True}},
     "metrics.monitor.enabled needs metrics.enabled": {
         "metrics": {"enabled": False, "monitor": {"enabled": True}}

@@ -54,16 +54,36 @@
 {{- if and $v.podDisruptionBudget.enabled (eq (include "realfake.pdbBlocks" .) "true") }}
 {{- $p = append $p "podDisruptionBudget lets no pod leave, so nodes can never be drained; raise autoscaling.minReplicas, or use maxUnavailable: 1" }}
 {{- end }}
-{{- if and $v.alerts.enabled (not (.Files.Glob "files/alerts/*.yaml")) }}
-{{- $p = append $p "alerts.enabled: this chart carries no alert rules; set it to false" }}
-{{- end }}
 {{- if and $v.dashboards.enabled (not (.Files.Glob "files/dashboards/*.json")) }}
 {{- $p = append $p "dashboards.enabled: this chart carries no dashboards; set it to false" }}
+{{- end }}
+{{- if and $v.alerts.enabled (not $v.metrics.enabled) }}
+{{- $p = append $p "alerts.enabled needs metrics.enabled, or every alert is blind; set both, or neither" }}
+{{- end }}
+{{- range $name := $v.alerts.disabled }}
+{{- if not (has $name (include "realfake.alertNames" $ | fromJsonArray)) }}
+{{- $p = append $p (printf "alerts.disabled: there is no alert %s; see manifests/runbooks" $name) }}
+{{- end }}
 {{- end }}
 {{- if and $v.metrics.monitor.enabled (not $v.metrics.enabled) }}
 {{- $p = append $p "metrics.monitor.enabled needs metrics.enabled; set both, or neither" }}
 {{- end }}
 {{- toJson $p }}
+{{- end }}
+
+{{/* Every alert in files/alerts, as a JSON list. */}}
+{{- define "realfake.alertNames" -}}
+{{- $names := list }}
+{{- range $path, $_ := .Files.Glob "files/alerts/*.yaml" }}
+{{- range $group := ($.Files.Get $path | fromYaml).groups }}
+{{- range $rule := $group.rules }}
+{{- if $rule.alert }}
+{{- $names = append $names $rule.alert }}
+{{- end }}
+{{- end }}
+{{- end }}
+{{- end }}
+{{- toJson $names }}
 {{- end }}
 
 {{/* "true" when no replica may be evicted at the lowest scale; each track has a budget of its own. */}}
