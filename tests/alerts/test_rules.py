@@ -7,6 +7,10 @@ import subprocess
 from pathlib import Path
 
 import pytest
+import yaml
+
+from tests.chart.rendering import render
+from tests.contract.test_alerts import RUNBOOKS, queries
 
 ROOT = Path(__file__).parents[2]
 RULES = sorted((ROOT / "manifests" / "alerts").glob("*.yaml"))
@@ -31,6 +35,28 @@ def test_the_rules_are_valid() -> None:
     """Strict also about two rules that would write the same series."""
     assert RULES
     promtool("check", "rules", "--lint=all", "--lint-fatal", *RULES)
+
+
+def test_what_the_chart_installs_is_valid(tmp_path: Path) -> None:
+    """It joins the files, and a group's name may occur once in each PrometheusRule."""
+    values = {"alerts": {"enabled": True, "runbookUrl": "https://runbooks.example.com"}}
+    file = tmp_path / "rules.yaml"
+    file.write_text(yaml.safe_dump(render(values).one("PrometheusRule")["spec"]), "utf-8")
+    promtool("check", "rules", "--lint=all", "--lint-fatal", file)
+
+
+def test_the_queries_of_the_runbooks_are_valid(tmp_path: Path) -> None:
+    """Somebody pastes them in the middle of the night."""
+    rules = [
+        {"record": f"query:{number}", "expr": query}
+        for number, query in enumerate(
+            query for page in sorted(RUNBOOKS.glob("*.md")) for query in queries(page)
+        )
+    ]
+    assert len(rules) > 20
+    file = tmp_path / "queries.yaml"
+    file.write_text(yaml.safe_dump({"groups": [{"name": "runbooks", "rules": rules}]}), "utf-8")
+    promtool("check", "rules", file)
 
 
 @pytest.mark.slow  # A week of series is played back where a rule looks back a week.
