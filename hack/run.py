@@ -43,7 +43,7 @@ def main() -> int:
     except StartupError as error:
         print(error.message, file=sys.stderr)
         return error.exit_code
-    print("starting realfake; loading torch and the model takes a while", flush=True)
+    print("starting realfake; it takes a few seconds", flush=True)
     server = subprocess.Popen(
         [
             *(sys.executable, "-m", "predictor", "serve"),
