@@ -17,7 +17,7 @@ from predictor.settings.reference import as_markdown
 TARGET = Path(__file__).parent.parent / "docs" / "settings.md"
 
 INTRODUCTION = """\
-<!-- Made by `make generate` from predictor/settings/groups.py; do not edit. -->
+<!-- Made by `make generate` from predictor/settings/; do not edit. -->
 
 # Settings
 

@@ -4,16 +4,18 @@ Sources, first wins: command line, environment (`REALFAKE_`, nested with `__`), 
 file named by REALFAKE_CONFIG_FILE, the defaults in `groups.py`.
 """
 
-from predictor.settings.groups import (
+from predictor.settings.access import (
     AuditSettings,
     AuthSettings,
+    RateLimitSettings,
+    TlsSettings,
+)
+from predictor.settings.groups import (
     BatchingSettings,
     LimitSettings,
     ModelSettings,
-    RateLimitSettings,
     ServerSettings,
     TelemetrySettings,
-    TlsSettings,
 )
 from predictor.settings.loading import Resolved, effective, knobs, load_settings, resolve
 from predictor.settings.root import Settings

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from itertools import combinations
 
-from predictor.settings.groups import MIB, ModelSettings, TlsSettings
+from predictor.settings.access import TlsSettings
+from predictor.settings.groups import MIB, ModelSettings
 from predictor.settings.root import Settings
 
 

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
-from predictor.settings.groups import (
+from predictor.settings.access import (
     AuditSettings,
     AuthSettings,
+    RateLimitSettings,
+    TlsSettings,
+)
+from predictor.settings.groups import (
     BatchingSettings,
     DecodingSettings,
     LimitSettings,
     ModelSettings,
-    RateLimitSettings,
     ServerSettings,
     TelemetrySettings,
-    TlsSettings,
 )
 from predictor.settings.reference import ENV_PREFIX
 
