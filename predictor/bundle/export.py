@@ -112,8 +112,8 @@ def open_graph(source: Path | bytes, manifest: Manifest) -> Session:
 def trace(module: torch.nn.Module, manifest: Manifest) -> bytes:
     """The whole graph, weights included.
 
-    By torch's exporter on TorchScript: it exports more of what timm builds, in less than half of
-    the time, without another dependency (docs/decisions/0005).
+    By torch's exporter on TorchScript: it exports more of what timm builds, sooner, and without
+    another dependency (docs/decisions/0005).
 
     Raises:
         BundleError: torch cannot export this network.

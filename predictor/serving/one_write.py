@@ -1,7 +1,7 @@
 """An HTTP answer leaves in one piece.
 
 uvicorn writes its head and its body apart: two system calls, and two packets that each wake the
-peer. Together they are a tenth of what a refusal costs (docs/decisions/0006).
+peer. To a refusal, which does little else, that matters (docs/decisions/0006).
 """
 
 from __future__ import annotations
