@@ -13,6 +13,7 @@ import numpy as np
 from prometheus_client import generate_latest
 
 from predictor.inference.pictures import Classification
+from predictor.inference.timeline import Timeline
 from predictor.telemetry.recording import OK, Metrics
 
 ANSWER = Classification(np.array([0.9, 0.1], np.float32), 0.9, "fake")
@@ -22,11 +23,11 @@ def request(metrics: Metrics) -> None:
     """Every call that one answered request makes."""
     metrics.decoded(0.004)
     metrics.waited([0.001])
-    metrics.forwarded(1, 0.005)
+    metrics.forwarded([Timeline(0.0)], 0.0, 0.005)
     metrics.classified([ANSWER])
     metrics.encoded(0.0001)
     metrics.asked("web", OK, None)
-    metrics.ended("v2", OK, 0.012, None)
+    metrics.ended("v2", OK, 0.012, None, {"request_id": "0" * 32})
 
 
 def best_us(work: Callable[[], object], times: int) -> float:

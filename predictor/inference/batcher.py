@@ -19,46 +19,34 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from contextvars import copy_context
 from dataclasses import dataclass, field
-from typing import Any, Final, TypeAlias
+from typing import Any, Final
 
 import numpy as np
-from numpy.typing import NDArray
 
-from predictor.errors import DeadlineExceeded, InternalError, NotReady, Overloaded, WireError
+from predictor.errors import InternalError, NotReady, Overloaded, WireError
 from predictor.inference.cost import CostCurve
+from predictor.inference.delivery import (
+    Item,
+    Kind,
+    Logits,
+    Outcome,
+    deliver,
+    expire,
+    note_passage,
+    outcomes_of,
+)
 from predictor.inference.engine import Engine, EngineInput, EngineLost, EngineOutOfMemory
 from predictor.inference.fair_queue import FairQueue
 from predictor.inference.observer import Observer
+from predictor.inference.timeline import Timeline
 
 log = logging.getLogger("predictor.batcher")
 
-Logits: TypeAlias = NDArray[np.float32]
-Kind: TypeAlias = tuple[str, tuple[int, ...]]
-
-EXPIRED = "the deadline passed before the picture was classified"
 STOPPED = "the server is stopping; retry on another replica"
 GROW_AFTER: Final = 100
 """Full batches that fit before a larger one is tried again: a failed try costs one forward."""
-
-
-@dataclass(slots=True, eq=False)
-class _Item:
-    """One picture on its way. Only its own future knows whether anybody still waits."""
-
-    array: EngineInput
-    kind: Kind
-    deadline: float | None
-    arrived: float
-    loop: asyncio.AbstractEventLoop
-    future: asyncio.Future[Logits]
-    taken: bool = False
-
-    def wanted(self, now: float) -> bool:
-        return not self.future.done() and (self.deadline is None or now < self.deadline)
-
-
-_Outcome: TypeAlias = tuple[_Item, Logits | WireError]
 
 
 @dataclass(slots=True, eq=False)
@@ -73,7 +61,7 @@ class _Lane:
     """One thread and what it is doing. `batch` is read and written under the condition."""
 
     thread: threading.Thread
-    batch: list[_Item] = field(default_factory=list)
+    batch: list[Item] = field(default_factory=list)
     forward_began: float | None = None
 
 
@@ -113,7 +101,7 @@ class Batcher:
         self._rooms: dict[Kind, _Room] = {}
         # Every access to the queue and the three below holds the condition.
         self._condition = threading.Condition()
-        self._queue: FairQueue[_Item] = FairQueue(weights)
+        self._queue: FairQueue[Item] = FairQueue(weights)
         self._expected = 0
         self._stopping = False
         self._lanes = [
@@ -188,6 +176,7 @@ class Batcher:
         caller: str = "",
         deadline: float | None = None,
         announcement: Announcement | None = None,
+        timeline: Timeline | None = None,
     ) -> list[Logits]:
         """Classify the pictures of one request: all are admitted, or none.
 
@@ -195,6 +184,7 @@ class Batcher:
             arrays: uint8 (H, W, 3) or float32 (3, H, W) each.
             caller: whose turns they use.
             deadline: `time.monotonic()` after which nobody wants the answer.
+            timeline: the request's; it learns when the pictures left the queue and the network.
 
         Returns:
             Logits, float32, (K,) each.
@@ -205,26 +195,38 @@ class Batcher:
         """
         loop = asyncio.get_running_loop()
         now = time.monotonic()
+        timeline = timeline or Timeline(now)
+        timeline.enter("queue", now)
         items = [
-            _Item(array, (str(array.dtype), array.shape), deadline, now, loop, loop.create_future())
+            Item(
+                array,
+                (str(array.dtype), array.shape),
+                deadline,
+                now,
+                loop,
+                loop.create_future(),
+                timeline,
+                copy_context(),  # each its own: two lanes cannot be in one at the same time
+            )
             for array in arrays
         ]
         self._enqueue(caller, items, announcement)
         timer = None
         if deadline is not None:
-            timer = loop.call_at(loop.time() + deadline - now, _expire, items)
+            timer = loop.call_at(loop.time() + deadline - now, expire, items)
         try:
             answers = await asyncio.gather(*(item.future for item in items), return_exceptions=True)
         finally:
             if timer is not None:
                 timer.cancel()
             self._discard(items)
+            note_passage(items, timeline)
         for index, answer in enumerate(answers):
             if isinstance(answer, WireError):
                 raise answer.at(f"image[{index}]") if len(items) > 1 else answer
         return [item.future.result() for item in items]
 
-    def _enqueue(self, caller: str, items: list[_Item], announcement: Announcement | None) -> None:
+    def _enqueue(self, caller: str, items: list[Item], announcement: Announcement | None) -> None:
         with self._condition:
             if self._stopping or self._failed:
                 raise NotReady(STOPPED)
@@ -238,20 +240,20 @@ class Batcher:
                 self._withdraw(announcement)
             self._condition.notify(len(items))
 
-    def _discard(self, items: list[_Item]) -> None:
+    def _discard(self, items: list[Item]) -> None:
         """Take what is still queued of a request that ended early out of the queue."""
         with self._condition:
-            if any(not item.taken for item in items):
+            if any(item.taken is None for item in items):
                 gone = set(items)
                 self._queue.discard(gone.__contains__)
 
-    def _close(self, on_device: Sequence[_Item] = ()) -> None:
+    def _close(self, on_device: Sequence[Item] = ()) -> None:
         """Admit nothing more; fail what waits, and what was lost on the device."""
         with self._condition:
             self._stopping = True
             lost = [*on_device, *self._queue.clear()]
             self._condition.notify_all()
-        _deliver([(item, NotReady(STOPPED)) for item in lost])
+        deliver([(item, NotReady(STOPPED)) for item in lost])
 
     # A lane's thread
 
@@ -287,13 +289,14 @@ class Batcher:
                 self._condition.notify()
             return True
 
-    def _take(self, limit: int) -> list[_Item]:
+    def _take(self, limit: int) -> list[Item]:
         """A lane's share of what waits, callers in turn, all of one kind."""
         kind = self._queue.peek().kind
         share = math.ceil(len(self._queue) / len(self._lanes))
         batch = self._queue.take(min(limit, share), lambda item: item.kind == kind)
+        now = time.monotonic()
         for item in batch:
-            item.taken = True
+            item.taken = now
         return batch
 
     def _room(self, kind: Kind) -> _Room:
@@ -303,8 +306,7 @@ class Batcher:
         """Run the lane's batch without those whom nobody waits for; halve it until what is at
         fault stands alone.
         """
-        taken = time.monotonic()
-        self.observer.waited([taken - item.arrived for item in lane.batch])
+        self.observer.waited([item.taken - item.arrived for item in lane.batch if item.taken])
         groups = [lane.batch]
         while groups:
             now = time.monotonic()
@@ -314,9 +316,9 @@ class Batcher:
                 middle = len(group) // 2
                 groups += [group[middle:], group[:middle]]
             else:
-                _deliver(outcomes)
+                deliver(outcomes)
 
-    def _forward(self, lane: _Lane, group: list[_Item]) -> list[_Outcome] | None:
+    def _forward(self, lane: _Lane, group: list[Item]) -> list[Outcome] | None:
         """Run pictures of one kind; None where they failed together and are to be halved.
 
         Halving is left to the caller: an exception that is being handled keeps what the failed
@@ -325,7 +327,7 @@ class Batcher:
         began = lane.forward_began = time.monotonic()
         try:
             batch: Any = np.stack([item.array for item in group])  # of the kind's one dtype
-            outcomes = _outcomes(group, self.engine.forward(batch))
+            outcomes = outcomes_of(group, self.engine.forward(batch))
         except EngineLost:
             raise
         except EngineOutOfMemory:
@@ -333,17 +335,20 @@ class Batcher:
         except Exception:
             if len(group) > 1:
                 return None
-            log.exception("a picture could not be classified")
+            group[0].context.run(log.exception, "a picture could not be classified")
             return [(group[0], InternalError())]
         finally:
             lane.forward_began = None
-        took = time.monotonic() - began
-        self.cost.observe(len(group), took)
-        self.observer.forwarded(len(group), took)
+        ended = time.monotonic()
+        for item in group:
+            item.answered = ended
+            item.timeline.batch_size = max(item.timeline.batch_size, len(group))
+        self.cost.observe(len(group), ended - began)
+        self.observer.forwarded([item.timeline for item in group], began, ended)
         self._fitted(group)
         return outcomes
 
-    def _out_of_memory(self, group: list[_Item]) -> list[_Outcome] | None:
+    def _out_of_memory(self, group: list[Item]) -> list[Outcome] | None:
         smaller = max(1, len(group) // 2)
         self._rooms[group[0].kind] = _Room(smaller)
         log.warning("out of device memory", extra={"batch_size_from_now": smaller})
@@ -352,47 +357,9 @@ class Batcher:
         short = Overloaded("the device is out of memory; retry later", reason="device_memory")
         return [(group[0], short)]
 
-    def _fitted(self, group: list[_Item]) -> None:
+    def _fitted(self, group: list[Item]) -> None:
         """Memory may have been short for a moment only: try more again, but seldom."""
         room = self._room(group[0].kind)
         room.fitted += len(group) == room.size
         if room.fitted == GROW_AFTER:
             self._rooms[group[0].kind] = _Room(min(2 * room.size, self.max_batch_size))
-
-
-def _outcomes(group: list[_Item], logits: Logits) -> list[_Outcome]:
-    if logits.ndim != 2 or len(logits) != len(group):
-        raise ValueError(f"engine answered {logits.shape} for {len(group)} pictures")
-    finite: NDArray[np.bool_] = np.logical_and.reduce(np.isfinite(logits), axis=1)
-    if not finite.all():
-        log.error("the network answered NaN or infinity", extra={"count": int((~finite).sum())})
-    return [
-        (item, row if good else InternalError())
-        for item, row, good in zip(group, logits, finite, strict=True)
-    ]
-
-
-def _deliver(outcomes: Sequence[_Outcome]) -> None:
-    """Hand answers over to the event loops they belong to, one wake-up for each."""
-    by_loop: dict[asyncio.AbstractEventLoop, list[_Outcome]] = {}
-    for outcome in outcomes:
-        by_loop.setdefault(outcome[0].loop, []).append(outcome)
-    for loop, group in by_loop.items():
-        try:
-            loop.call_soon_threadsafe(_settle, group)
-        except RuntimeError:  # the loop is closed: nobody is left to answer
-            log.warning("answers without a loop", extra={"count": len(group)})
-
-
-def _settle(outcomes: Sequence[_Outcome]) -> None:
-    for item, outcome in outcomes:
-        if item.future.done():
-            continue
-        if isinstance(outcome, WireError):
-            item.future.set_exception(outcome)
-        else:
-            item.future.set_result(outcome)
-
-
-def _expire(items: Sequence[_Item]) -> None:
-    _settle([(item, DeadlineExceeded(EXPIRED)) for item in items])

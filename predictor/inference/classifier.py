@@ -17,15 +17,17 @@ from predictor.errors import (
     WireError,
 )
 from predictor.inference.admission import Admission
-from predictor.inference.batcher import EXPIRED, Batcher
+from predictor.inference.batcher import Batcher
 from predictor.inference.decode_modes import open_pool
 from predictor.inference.decode_pool import DecodePool
 from predictor.inference.decode_worker import Decoder
 from predictor.inference.decoding import decode
+from predictor.inference.delivery import EXPIRED
 from predictor.inference.engine import Engine, EngineInput, EngineOutOfMemory
 from predictor.inference.engines import make_engine
-from predictor.inference.observer import Observer, observed
+from predictor.inference.observer import Observer, Observers, observed
 from predictor.inference.pictures import Classification, Picture
+from predictor.inference.timeline import Timeline
 from predictor.inference.turnstile import Turnstile
 from predictor.settings import Settings
 
@@ -90,40 +92,54 @@ class Classifier:
         *,
         caller: str | None = None,
         deadline: float | None = None,
+        timeline: Timeline | None = None,
     ) -> list[Classification]:
         """Classify the pictures of one request, in order.
 
         Args:
             caller: whose turns it uses; None where callers are not told apart.
             deadline: `time.monotonic()` after which nobody wants the answer.
+            timeline: the request's, which learns where its time goes.
 
         Raises:
             WireError: of the first picture that cannot be classified, with its place
                 (``image[3]``) in front where there are several.
         """
+        timeline = timeline or Timeline(time.monotonic())
+        timeline.pictures = len(pictures)
         with observed(self._observer, len(pictures)):
-            results = await self._classify(pictures, caller, deadline)
+            results = await self._classify(pictures, caller, deadline, timeline)
         self._observer.classified(results)
         return results
 
-    def observe(self, observer: Observer) -> None:
-        """Tell `observer` from now on what happens to pictures."""
-        self._observer = self._batcher.observer = observer
+    def observe(self, *observers: Observer) -> None:
+        """Tell `observers` from now on what happens to pictures."""
+        self._observer = self._batcher.observer = Observers(observers)
 
     async def _classify(
-        self, pictures: Sequence[Picture], caller: str | None, deadline: float | None
+        self,
+        pictures: Sequence[Picture],
+        caller: str | None,
+        deadline: float | None,
+        timeline: Timeline,
     ) -> list[Classification]:
-        if deadline is not None and time.monotonic() >= deadline:
+        now = time.monotonic()
+        if deadline is not None and now >= deadline:
             raise DeadlineExceeded(EXPIRED)
         count, lane = len(pictures), caller or ""
         with (
             self.admission.enter(count, caller=caller, deadline=deadline) as visit,
             self._batcher.expect(count) as announcement,
         ):
+            timeline.enter("decode", now)
             crops = await self._prepare_all(pictures, lane, deadline)
             self.admission.decoded(visit)
             logits = await self._batcher.submit_many(
-                crops, caller=lane, deadline=deadline, announcement=announcement
+                crops,
+                caller=lane,
+                deadline=deadline,
+                announcement=announcement,
+                timeline=timeline,
             )
             return [self._answer(row) for row in logits]
 

@@ -24,7 +24,6 @@ from predictor.errors import (
     Overloaded,
     WireError,
 )
-from predictor.inference.batcher import EXPIRED
 from predictor.inference.decode_worker import (
     BROKEN,
     OUT_OF_MEMORY,
@@ -36,6 +35,7 @@ from predictor.inference.decode_worker import (
     STATUS,
     Terms,
 )
+from predictor.inference.delivery import EXPIRED
 
 log = logging.getLogger("predictor.decoding")
 

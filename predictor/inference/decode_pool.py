@@ -9,9 +9,10 @@ from typing import NamedTuple, Protocol
 
 from predictor.bundle.manifest import Preprocessing
 from predictor.errors import DeadlineExceeded, InvalidRequest, NotReady
-from predictor.inference.batcher import EXPIRED, STOPPED
+from predictor.inference.batcher import STOPPED
 from predictor.inference.decode_worker import Decoder
 from predictor.inference.decoding import DecodeLimits, decode, prepare
+from predictor.inference.delivery import EXPIRED
 from predictor.inference.engine import EngineInput
 from predictor.inference.pictures import EncodedImage, Picture, Pixels
 

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 
 from predictor.errors import InternalError, WireError
 from predictor.inference.pictures import Classification
+from predictor.inference.timeline import Timeline
 
 CANCELLED = "CANCELLED"
 """Nobody waited for the answer any more."""
@@ -22,14 +23,46 @@ class Observer:
     def waited(self, seconds: Sequence[float]) -> None:
         """Pictures left the queue for a lane. Called in the lane's thread."""
 
-    def forwarded(self, pictures: int, seconds: float) -> None:
-        """A forward succeeded. Called in the lane's thread."""
+    def forwarded(self, pictures: Sequence[Timeline], began: float, ended: float) -> None:
+        """A forward succeeded. Called in the lane's thread, before anybody is answered.
+
+        Args:
+            pictures: of each picture in it, its request's; one request may be there several times.
+            began, ended: `time.monotonic()`.
+        """
 
     def classified(self, results: Sequence[Classification]) -> None:
         """All pictures of a request got an answer."""
 
     def unanswered(self, pictures: int, code: str) -> None:
         """None of a request's pictures got one; `code` is the error's, or CANCELLED."""
+
+
+class Observers(Observer):
+    """Several, as one."""
+
+    def __init__(self, observers: Sequence[Observer]) -> None:
+        self._observers = observers
+
+    def decoded(self, seconds: float) -> None:
+        for observer in self._observers:
+            observer.decoded(seconds)
+
+    def waited(self, seconds: Sequence[float]) -> None:
+        for observer in self._observers:
+            observer.waited(seconds)
+
+    def forwarded(self, pictures: Sequence[Timeline], began: float, ended: float) -> None:
+        for observer in self._observers:
+            observer.forwarded(pictures, began, ended)
+
+    def classified(self, results: Sequence[Classification]) -> None:
+        for observer in self._observers:
+            observer.classified(results)
+
+    def unanswered(self, pictures: int, code: str) -> None:
+        for observer in self._observers:
+            observer.unanswered(pictures, code)
 
 
 @contextmanager

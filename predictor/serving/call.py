@@ -1,16 +1,19 @@
-"""What is known of one request on its way: for its headers and its audit record."""
+"""What is known of one request on its way: for its headers, and for what is written down of it."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Final
 
 from predictor.inference.pictures import Verdict
+from predictor.inference.timeline import Timeline
 from predictor.protocol.schemas import ModelDescription
 from predictor.security.audit import AuditLog
 from predictor.security.rate_limits import Allowance
+from predictor.telemetry.tracing import Trace
 
 
 @dataclass(slots=True)
@@ -18,20 +21,35 @@ class Call:
     """One request; made by an edge, filled in by what it passes.
 
     Attributes:
+        protocol: `http` or `grpc`, for logs and audit records.
         route: the route's path as it is declared, or the gRPC method; never what a client sent.
+        public: answered without a key.
+        counted_as: the metrics' `protocol` of a request for inference; None of others.
         accepted: it has shown its key, or needs none.
         digests: SHA-256 of each picture.
     """
 
     protocol: str = "none"
     route: str | None = None
-    request_id: str | None = None
+    request_id: str = ""
+    public: bool = False
+    counted_as: str | None = None
+    timeline: Timeline = field(default_factory=lambda: Timeline(time.monotonic()))
+    trace: Trace | None = None
     key_id: str | None = None
     accepted: bool = False
     allowance: Allowance | None = None
     model: ModelDescription | None = None
     digests: Sequence[str] = field(default_factory=list)
     verdicts: Sequence[Verdict] = field(default_factory=list)
+
+    @property
+    def ids(self) -> dict[str, str]:
+        """What leads from a metric to this request: at most 128 characters, as OpenMetrics asks."""
+        ids = {"request_id": self.request_id}
+        if self.trace is not None and self.trace.sampled:
+            ids["trace_id"] = self.trace.trace_id
+        return ids
 
     @property
     def headers(self) -> dict[str, str]:

@@ -28,8 +28,9 @@ from predictor.errors import (
     let_go,
 )
 from predictor.inference.observer import CANCELLED
+from predictor.serving import bookkeeping
 from predictor.serving.byte_budget import Hold
-from predictor.serving.call import Call, call_var
+from predictor.serving.call import Call
 from predictor.serving.http import (
     JSON,
     ClientDisconnected,
@@ -46,12 +47,9 @@ from predictor.serving.lifecycle import Lifecycle
 from predictor.serving.policy import LATE, Policy, request_id
 from predictor.serving.routes import Match, Routes
 from predictor.settings import LimitSettings
-from predictor.telemetry.logging import request_id_var, trace_id_var
 from predictor.telemetry.recording import OK
-from predictor.telemetry.trace_context import trace_id
 
 log = logging.getLogger("predictor.edge")
-access_log = logging.getLogger("predictor.access")
 
 DISCONNECTED: Final = 499
 """nginx's status for a caller that hung up; only ever logged."""
@@ -69,8 +67,6 @@ class _Exchange:
 
     method: str
     headers: dict[str, str]
-    request_id: str
-    arrived: float
     match: Match
     call: Call
     head_s: float = 0.0
@@ -94,18 +90,22 @@ class Edge:
             headers.setdefault(name.decode("latin-1"), value.decode("latin-1"))
         identity = request_id(headers.get("x-request-id"))
         match = self._routes.match(scope["method"], scope["path"])
+        route = match.route
+        call = Call(
+            "http",
+            None if route is None else route.path,
+            identity,
+            public=route is not None and route.public,
+            counted_as=route.protocol if route is not None and route.inference else None,
+        )
         exchange = _Exchange(
             method=scope["method"],
             headers=headers,
-            request_id=identity,
-            arrived=time.monotonic(),
             match=match,
-            call=Call("http", match.route.path if match.route else None, identity),
+            call=call,
             head_s=scope.get("state", {}).get("head_s", 0.0),
         )
-        request_id_var.set(identity)
-        trace_id_var.set(trace_id(headers.get("traceparent")))
-        call_var.set(exchange.call)
+        bookkeeping.begin(self._policy, call, headers)
         error: WireError | None = None
         try:
             response = await self._answer(exchange, scope, receive)
@@ -114,8 +114,7 @@ class Edge:
             error = caught
             response = self._error(exchange, caught)
         except ClientDisconnected:
-            self._log(exchange, DISCONNECTED, "CLIENT_DISCONNECTED")
-            self._measure(exchange, CANCELLED, None)
+            self._end(exchange, CANCELLED, None, DISCONNECTED)
             return
         except asyncio.CancelledError:  # by uvicorn, whose patience with a stop is over
             error = NotReady(STOPPING)
@@ -125,9 +124,7 @@ class Edge:
             let_go(unexpected)
             error = InternalError()
             response = self._error(exchange, error)
-        code = error.code if error else OK
-        self._log(exchange, response.status, code)
-        self._measure(exchange, code, error)
+        self._end(exchange, error.code if error else OK, error, response.status)
         await self._send(exchange, response, scope, receive, send)
 
     async def _answer(self, exchange: _Exchange, scope: Any, receive: Receive) -> HttpResponse:
@@ -142,8 +139,8 @@ class Edge:
             method=exchange.method,
             path_params=exchange.match.params,
             headers=exchange.headers,
-            request_id=exchange.request_id,
-            arrived=exchange.arrived,
+            request_id=exchange.call.request_id,
+            arrived=exchange.call.timeline.began,
             deadline=self._policy.deadline(exchange.headers.get("x-request-timeout-ms")),
             key_id=exchange.call.key_id,
         )
@@ -171,7 +168,7 @@ class Edge:
         return await decompress(body, encoding, limit=limit, hold=hold)
 
     def _error(self, exchange: _Exchange, error: WireError) -> HttpResponse:
-        body = {"error": error.message, "code": error.code, "request_id": exchange.request_id}
+        body = {"error": error.message, "code": error.code, "request_id": exchange.call.request_id}
         if exchange.match.legacy:
             body["detail"] = error.message  # what clients of the old service read
         headers = {}
@@ -189,7 +186,7 @@ class Edge:
         headers = {
             "content-type": response.content_type,
             "content-length": str(len(response.body)),
-            "x-request-id": exchange.request_id,
+            "x-request-id": exchange.call.request_id,
             **exchange.call.headers,
             **response.headers,
         }
@@ -208,32 +205,15 @@ class Edge:
                 scope["state"]["close"]()  # the next request would begin inside this body
             await send({"type": "http.response.body", "body": b""})
 
-    def _log(self, exchange: _Exchange, status: int, code: str) -> None:
-        route = exchange.match.route
-        # Probes ask every few seconds, and not-ready is an answer they expect.
-        quiet = route is not None and route.public and code in ("OK", NotReady.code)
-        access_log.log(
-            logging.DEBUG if quiet else logging.INFO,
-            "request",
-            extra={
-                "protocol": "http",
-                "method": exchange.method,
-                "route": route.path if route else None,
-                "status": status,
-                "code": code,
-                "duration_ms": round((time.monotonic() - exchange.arrived) * 1000, 3),
-                "key_id": exchange.call.key_id,
-            },
-        )
-        if route is not None and route.inference:
-            exchange.call.audit_answer(self._policy.audit, code)
-
-    def _measure(self, exchange: _Exchange, code: str, error: WireError | None) -> None:
-        route, metrics = exchange.match.route, self._policy.metrics
-        if route is None or not route.public:
-            metrics.asked(exchange.call.key_id, code, error)
-        if route is not None and route.inference:
-            metrics.ended(route.protocol, code, time.monotonic() - exchange.arrived, error)
+    def _end(
+        self,
+        exchange: _Exchange,
+        code: str,
+        error: WireError | None,
+        status: int,
+    ) -> None:
+        method = exchange.method
+        bookkeeping.end(self._policy, exchange.call, code, error, method=method, status=status)
 
 
 def _has_body(headers: dict[str, str]) -> bool:

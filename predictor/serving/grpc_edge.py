@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-import time
 from collections.abc import Awaitable, Callable
 from typing import Any, Final, NoReturn, TypeAlias
 
@@ -16,15 +15,13 @@ from google.rpc.status_pb2 import Status
 
 from predictor.errors import DeadlineExceeded, InternalError, NotReady, WireError, let_go
 from predictor.inference.observer import CANCELLED
-from predictor.serving.call import Call, call_var
+from predictor.serving import bookkeeping
+from predictor.serving.call import Call
 from predictor.serving.grpc_reading import MessageReader
 from predictor.serving.policy import LATE, Policy, request_id
-from predictor.telemetry.logging import request_id_var, trace_id_var
 from predictor.telemetry.recording import OK
-from predictor.telemetry.trace_context import trace_id
 
 log = logging.getLogger("predictor.edge")
-access_log = logging.getLogger("predictor.access")
 
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 Behavior: TypeAlias = "Callable[[Any, Context], Awaitable[Any]]"
@@ -72,21 +69,24 @@ class GrpcEdge(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # not gen
 
     def _wrap(self, method: str, behavior: Behavior) -> Behavior:
         async def call(request: Any, context: Context) -> Any:
-            started = time.monotonic()
             metadata = {
                 name: value
                 for name, value in context.invocation_metadata() or ()
                 if isinstance(value, str)
             }
             identity = request_id(metadata.get("x-request-id"))
-            request_id_var.set(identity)
-            trace_id_var.set(trace_id(metadata.get("traceparent")))
+            known = Call(
+                "grpc",
+                method,
+                identity,
+                public=method in PUBLIC,
+                counted_as="grpc" if method == INFER else None,
+            )
+            bookkeeping.begin(self._policy, known, metadata)
             context.set_trailing_metadata((("x-request-id", identity),))
-            known = Call("grpc", method, identity)
-            call_var.set(known)
             code, failure = CANCELLED, None
             try:
-                if method not in PUBLIC:
+                if not known.public:
                     self._policy.accept(_raw_metadata(context), known)
                 answer = await behavior(request, context)
                 if known.headers:
@@ -120,34 +120,9 @@ class GrpcEdge(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # not gen
                 code = failure.code
                 await _abort(context, failure, known)
             finally:
-                _log(known, code, started)
-                self._measure(known, code, started, failure)
-                if method == INFER:
-                    known.audit_answer(self._policy.audit, code)
+                bookkeeping.end(self._policy, known, code, failure)
 
         return call
-
-    def _measure(self, call: Call, code: str, started: float, error: WireError | None) -> None:
-        metrics = self._policy.metrics
-        if call.route not in PUBLIC:
-            metrics.asked(call.key_id, code, error)
-        if call.route == INFER:
-            metrics.ended("grpc", code, time.monotonic() - started, error)
-
-
-def _log(call: Call, code: str, started: float) -> None:
-    quiet = call.route in PUBLIC and code == "OK"
-    access_log.log(
-        logging.DEBUG if quiet else logging.INFO,
-        "request",
-        extra={
-            "protocol": "grpc",
-            "route": call.route,
-            "key_id": call.key_id,
-            "code": code,
-            "duration_ms": round((time.monotonic() - started) * 1000, 3),
-        },
-    )
 
 
 def _left_s(context: Context) -> float | None:
@@ -164,7 +139,7 @@ def _raw_metadata(context: Context) -> list[tuple[bytes, bytes]]:
 
 async def _abort(context: Context, error: WireError, call: Call) -> NoReturn:
     """End the call with the error's status, `ErrorInfo`, and `RetryInfo` where a retry helps."""
-    identity = call.request_id or ""
+    identity = call.request_id
     code = grpc.StatusCode[error.grpc_status]
     message = f"{error.code}: {error.message}"
     status = Status(code=code.value[0], message=message)

@@ -34,7 +34,7 @@ def measure_process(
 
 
 def measure_classifier(metrics: Metrics, classifier: Classifier, model_name: str) -> None:
-    """Read and hear from a loaded model."""
+    """Read what a loaded model holds."""
     manifest = classifier.manifest
     metrics.serves(
         name=model_name,
@@ -44,7 +44,6 @@ def measure_classifier(metrics: Metrics, classifier: Classifier, model_name: str
         device=classifier.device,
     )
     metrics.read(names.QUEUE_DEPTH, lambda: classifier.queue_depth)
-    classifier.observe(metrics)
 
 
 def _measure_reloads(metrics: Metrics, files: str, store: KeyStore | CertificateStore) -> None:

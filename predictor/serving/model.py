@@ -157,7 +157,10 @@ class RealFakeModel(kserve.Model):  # type: ignore[misc]  # kserve ships no type
         if self._audit is not None:
             call.digests = await asyncio.to_thread(digests, job.pictures)
         results = await self._classifier.classify(
-            job.pictures, caller=payload.caller, deadline=payload.deadline
+            job.pictures,
+            caller=payload.caller,
+            deadline=payload.deadline,
+            timeline=call.timeline,
         )
         call.verdicts = [result.verdict for result in results]
         return _Answer(job, results)

@@ -17,6 +17,7 @@ from predictor.serving.byte_budget import ByteBudget
 from predictor.serving.call import Call
 from predictor.settings import LimitSettings
 from predictor.telemetry.recording import Metrics
+from predictor.telemetry.tracing import Tracer
 
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 LATE = "the answer was not ready within the request's deadline"
@@ -37,6 +38,7 @@ class Policy:
         keys: None when `auth.mode` is `none`: everybody may call.
         audit: None when nothing is audited.
         metrics: None for some of its own, which nobody reads.
+        tracer: None when nothing is traced.
     """
 
     def __init__(
@@ -45,11 +47,13 @@ class Policy:
         limits: LimitSettings,
         audit: AuditLog | None = None,
         metrics: Metrics | None = None,
+        tracer: Tracer | None = None,
     ) -> None:
         self._keys = keys
         self._limits = limits
         self.audit = audit
         self.metrics = metrics or Metrics()
+        self.tracer = tracer
         self._places = Places(limits.max_in_flight)
         self.bytes = ByteBudget(limits.max_bytes_in_flight)
         self.admission: Admission | None = None

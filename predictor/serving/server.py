@@ -38,6 +38,7 @@ from predictor.serving.watchdog import device_lost
 from predictor.settings import Settings
 from predictor.telemetry.logging import LogLines, toggle_debug
 from predictor.telemetry.recording import Metrics
+from predictor.telemetry.tracing import open_tracer
 
 log = logging.getLogger("predictor.server")
 
@@ -65,6 +66,7 @@ class RealFakeServer(kserve.ModelServer):  # type: ignore[misc]  # kserve ships 
         self._rate_limits = RateLimits.from_settings(settings.rate_limit, settings.model.name)
         self._audit = open_audit(settings.audit, LogLines())
         self._metrics = Metrics()
+        self._tracer = open_tracer(settings.telemetry, settings.model.name)
         self._model = RealFakeModel(
             settings.model.name, self.lifecycle, self._rate_limits, self._audit, self._metrics
         )
@@ -88,11 +90,13 @@ class RealFakeServer(kserve.ModelServer):  # type: ignore[misc]  # kserve ships 
         finally:
             if self._audit is not None:
                 self._audit.close()
+            if self._tracer is not None:
+                self._tracer.close()
 
     async def _serve(self) -> None:
         settings = self.settings
         keys, certificates = _follow_keys(settings), _follow_certificates(settings)
-        policy = Policy(keys, settings.limits, self._audit, self._metrics)
+        policy = Policy(keys, settings.limits, self._audit, self._metrics, self._tracer)
         self._policy = policy
         measure_process(self._metrics, policy, keys, certificates, self._rate_limits)
         self._take_signals()
@@ -192,6 +196,7 @@ class RealFakeServer(kserve.ModelServer):  # type: ignore[misc]  # kserve ships 
         self._model.attach(classifier)
         self._policy.admission = classifier.admission
         measure_classifier(self._metrics, classifier, self.settings.model.name)
+        classifier.observe(*filter(None, (self._metrics, self._tracer)))
         self.lifecycle.enter(State.READY)
         log.info(
             "ready",

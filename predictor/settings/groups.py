@@ -17,6 +17,13 @@ from predictor.settings.lists import Pairs
 MIB: Final = 1024 * 1024
 
 Port = Annotated[int, Field(ge=0, le=65535)]
+Url = Annotated[
+    str,
+    Field(
+        pattern=r"^https?://[^\s/?#@]+(/[^\s?#]*)?$",
+        examples=["http://collector.observability:4318"],
+    ),
+]
 
 
 class ModelSettings(Group):
@@ -316,4 +323,17 @@ class TelemetrySettings(Group):
         "level",
         description="What the field with the level is called: `severity` for Google Cloud, "
         "`log.level` for Elastic.",
+    )
+    otlp_endpoint: Url | None = Field(
+        None,
+        description="Collector of traces, which takes OTLP over HTTP; `/v1/traces` is added. "
+        "Unset, nothing is traced. Its headers and CA come from `OTEL_EXPORTER_OTLP_HEADERS` and "
+        "`OTEL_EXPORTER_OTLP_CERTIFICATE`.",
+    )
+    trace_sample_ratio: float = Field(
+        0.1,
+        ge=0,
+        le=1,
+        description="Share of the requests that are traced where the caller's `traceparent` does "
+        "not decide. Each traced request costs the server a part of a millisecond.",
     )

@@ -18,13 +18,17 @@ from pythonjsonlogger.json import JsonFormatter
 
 request_id_var: Final[ContextVar[str | None]] = ContextVar("request_id", default=None)
 trace_id_var: Final[ContextVar[str | None]] = ContextVar("trace_id", default=None)
+span_id_var: Final[ContextVar[str | None]] = ContextVar("span_id", default=None)
+_IDS: Final = (("request_id", request_id_var), ("trace_id", trace_id_var), ("span_id", span_id_var))
 
 # The edge writes one access line for each request, on both protocols; these would say it again.
 _SILENCED: Final = ("uvicorn.access", "kserve.trace")
 # DEBUG of these repeats what a client sent: EXIF texts, the bytes of a form.
 _TELLTALE: Final = ("PIL", "python_multipart")
 # INFO of these is about their own workings.
-_QUIET: Final = ("asyncio", "grpc", "httpx", "kserve", "timm", "urllib3", "uvicorn")
+_QUIET: Final = (
+    *("asyncio", "grpc", "httpx", "kserve", "opentelemetry", "timm", "urllib3", "uvicorn"),
+)
 
 # Whatever is no plain value is left to python-json-logger.
 _PLAIN: Final = (
@@ -56,7 +60,7 @@ class _Formatter(JsonFormatter):
         log_data[self._severity_field] = record.levelname
         log_data["logger"] = record.name
         log_data["message"] = record.message
-        for name, variable in (("request_id", request_id_var), ("trace_id", trace_id_var)):
+        for name, variable in _IDS:
             if (value := variable.get()) is not None:
                 log_data[name] = value
         extras: dict[str, Any] = {}

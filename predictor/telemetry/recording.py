@@ -29,6 +29,7 @@ from predictor.errors import (
 )
 from predictor.inference.observer import CANCELLED, Observer
 from predictor.inference.pictures import Classification
+from predictor.inference.timeline import Timeline
 from predictor.telemetry import metrics
 from predictor.telemetry.metrics import Metric
 
@@ -85,15 +86,26 @@ class Metrics(Observer):
 
     # Requests, as the edges see them
 
-    def ended(self, protocol: str, code: str, seconds: float, error: WireError | None) -> None:
+    def ended(
+        self,
+        protocol: str,
+        code: str,
+        seconds: float,
+        error: WireError | None,
+        exemplar: dict[str, str] | None = None,
+    ) -> None:
         """Count a request for inference.
 
         Args:
             code: `error`'s, or OK, or how the call was ended from outside.
+            exemplar: what leads from here to its log line and trace.
         """
-        self._requests.labels(protocol, self.model_version, code).inc()
+        failed = isinstance(error, ServiceError)
+        self._requests.labels(protocol, self.model_version, code).inc(
+            exemplar=exemplar if failed else None
+        )
         if code == OK or isinstance(error, DeadlineExceeded):
-            self._duration.labels(protocol, self.model_version).observe(seconds)
+            self._duration.labels(protocol, self.model_version).observe(seconds, exemplar)
         if isinstance(error, _TURNED_AWAY):
             self._rejections.labels(error.reason).inc()
 
@@ -126,9 +138,9 @@ class Metrics(Observer):
             self._queue.observe(wait)
             self._queue_wait.observe(wait)
 
-    def forwarded(self, pictures: int, seconds: float) -> None:
-        self._forward.observe(seconds)
-        self._batch_size.observe(pictures)
+    def forwarded(self, pictures: Sequence[Timeline], began: float, ended: float) -> None:
+        self._forward.observe(ended - began)
+        self._batch_size.observe(len(pictures))
 
     def classified(self, results: Sequence[Classification]) -> None:
         self._images.labels("classified").inc(len(results))

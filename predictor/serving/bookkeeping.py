@@ -1,0 +1,119 @@
+"""What is written down about every request, the same on both protocols: metrics, a log line, an
+audit record, a trace."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Mapping
+
+from predictor.errors import NotReady, ServiceError, WireError
+from predictor.serving.call import Call, call_var
+from predictor.serving.policy import Policy
+from predictor.telemetry.logging import request_id_var, span_id_var, trace_id_var
+from predictor.telemetry.recording import OK
+from predictor.telemetry.trace_context import trace_id
+
+access_log = logging.getLogger("predictor.access")
+
+
+def begin(policy: Policy, call: Call, headers: Mapping[str, str]) -> None:
+    """Bind a request to its task: what is logged from here on carries its ids.
+
+    Args:
+        headers: by lower-case name; of those, the trace's count.
+    """
+    request_id_var.set(call.request_id)
+    call_var.set(call)
+    if policy.tracer is None or call.public:
+        trace_id_var.set(trace_id(headers.get("traceparent")))
+        return
+    trace = call.trace = policy.tracer.begin(headers, call.timeline)
+    trace_id_var.set(trace.trace_id)
+    span_id_var.set(trace.span_id)
+
+
+def end(
+    policy: Policy,
+    call: Call,
+    code: str,
+    error: WireError | None,
+    **fields: str | int | None,
+) -> None:
+    """Write down how a request ended. Must be called once, whatever became of it.
+
+    Args:
+        code: `error`'s, or OK, or how the call was ended from outside.
+        fields: what the log line says of this protocol only.
+    """
+    now = time.monotonic()
+    _log(call, code, now, fields)
+    if not call.public:
+        policy.metrics.asked(call.key_id, code, error)
+    if call.counted_as is not None:
+        call.audit_answer(policy.audit, code)
+        policy.metrics.ended(
+            call.counted_as, code, now - call.timeline.began, error, exemplar=call.ids
+        )
+    if policy.tracer is not None and call.trace is not None:
+        policy.tracer.end(
+            call.trace,
+            call.timeline,
+            name=call.route or "unknown route",
+            failed=isinstance(error, ServiceError),
+            attributes=_attributes(call, code, fields),
+        )
+
+
+def _log(call: Call, code: str, now: float, fields: Mapping[str, str | int | None]) -> None:
+    # Probes ask every few seconds, and not-ready is an answer they expect.
+    quiet = call.public and code in (OK, NotReady.code)
+    level = logging.DEBUG if quiet else logging.INFO
+    if not access_log.isEnabledFor(level):
+        return
+    timeline = call.timeline
+    extra: dict[str, str | int | float | None] = {
+        "protocol": call.protocol,
+        "route": call.route,
+        **fields,
+        "code": code,
+        "key_id": call.key_id,
+        "duration_ms": _ms(now - timeline.began),
+    }
+    if timeline.pictures:
+        for stage, began, ended in timeline.passages(now):
+            extra[f"{stage}_ms"] = _ms(ended - began)
+        extra["pictures"] = timeline.pictures
+        if timeline.batch_size:
+            extra["batch_size"] = timeline.batch_size
+    access_log.log(level, "request", extra=extra)
+
+
+def _attributes(
+    call: Call, code: str, fields: Mapping[str, str | int | None]
+) -> dict[str, str | int | None]:
+    """Of the span; names by https://opentelemetry.io/docs/specs/semconv where it has one."""
+    attributes: dict[str, str | int | None] = {
+        "realfake.request_id": call.request_id,
+        "realfake.code": code,
+        "realfake.key_id": call.key_id,
+        "error.type": None if code == OK else code,
+    }
+    if call.protocol == "grpc":
+        attributes |= {"rpc.system.name": "grpc", "rpc.method": (call.route or "").lstrip("/")}
+    else:
+        attributes |= {
+            "http.request.method": fields.get("method"),
+            "http.route": call.route,
+            "http.response.status_code": fields.get("status"),
+        }
+    if call.timeline.pictures:
+        attributes["realfake.pictures"] = call.timeline.pictures
+        attributes["realfake.batch_size"] = call.timeline.batch_size
+    if call.model is not None:
+        attributes["realfake.model_version"] = call.model.version
+    return attributes
+
+
+def _ms(seconds: float) -> float:
+    return round(seconds * 1000, 3)
