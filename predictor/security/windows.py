@@ -81,11 +81,12 @@ class LocalWindows:
         length = rate.get_expiry()
         window = self._windows.setdefault(key, _Window())
         entries = window.entries
-        while entries and entries[0].last + length <= now:
+        while entries and now - entries[0].last >= length:
             window.used -= entries.popleft().cost
         fits_in_s = None
         if window.used + cost > rate.amount:
-            fits_in_s = _fits_at(window, rate.amount - cost) + length - now
+            # In this order, rounding cannot make it more than the window.
+            fits_in_s = length - (now - _fits_at(window, rate.amount - cost))
         else:
             window.used += cost
             if entries and now - entries[-1].first < length / _STEPS:
@@ -93,7 +94,7 @@ class LocalWindows:
                 entries[-1].cost += cost
             else:
                 entries.append(_Entry(now, now, cost))
-        return Standing(window.used, entries[0].last + length - now, fits_in_s)
+        return Standing(window.used, length - (now - entries[0].last), fits_in_s)
 
     async def close(self) -> None:
         """Nothing is held."""
