@@ -74,6 +74,11 @@ class Classifier:
         return self._batcher.engine.device
 
     @property
+    def gpu(self) -> str | None:
+        """UUID of the GPU, as CUDA gives it; None on a CPU."""
+        return self._batcher.engine.gpu
+
+    @property
     def healthy(self) -> bool:
         return self._batcher.healthy
 

@@ -26,6 +26,8 @@ class Engine(Protocol):
     """``torch`` or ``onnx``; a metric label and part of the model's metadata."""
     device: str
     """``cpu``, ``cuda:0``."""
+    gpu: str | None
+    """UUID of the GPU, as CUDA gives it; None on a CPU."""
     lanes: int
     """Threads that may call `forward` at the same time, and together keep the device busy."""
     largest_batch: int | None

@@ -24,6 +24,7 @@ class OnnxEngine:
 
     name = "onnx"
     device = "cpu"
+    gpu: str | None = None
     largest_batch: int | None = 4
     """One thread gains nothing above, and the memory of a larger batch is kept."""
     tolerance = 1e-4

@@ -51,6 +51,7 @@ class TorchEngine:
     ) -> None:
         self._device = _resolve(device)
         self.device = str(self._device)
+        self.gpu = _uuid(self._device)
         self._half = _half(dtype, self._device)
         self.lanes = 1
         if self._device.type == "cpu":
@@ -115,6 +116,10 @@ class TorchEngine:
         if self._half is None:
             return nullcontext()
         return torch.autocast(self._device.type, dtype=self._half)
+
+
+def _uuid(device: torch.device) -> str | None:
+    return str(torch.cuda.get_device_properties(device).uuid) if device.type == "cuda" else None
 
 
 def _resolve(device: str) -> torch.device:

@@ -9,6 +9,7 @@ from predictor.security.key_store import KeyStore
 from predictor.security.rate_limits import RateLimits
 from predictor.serving.policy import Policy
 from predictor.telemetry import metrics as names
+from predictor.telemetry.gpu import measure_gpu
 from predictor.telemetry.recording import Metrics
 
 
@@ -44,6 +45,8 @@ def measure_classifier(metrics: Metrics, classifier: Classifier, model_name: str
         device=classifier.device,
     )
     metrics.read(names.QUEUE_DEPTH, lambda: classifier.queue_depth)
+    if classifier.gpu is not None:
+        measure_gpu(metrics, classifier.gpu, classifier.device)
 
 
 def _measure_reloads(metrics: Metrics, files: str, store: KeyStore | CertificateStore) -> None:

@@ -1,7 +1,6 @@
 """Every metric, once: its name, its labels, and why it exists.
 
-`docs/metrics.md` is made from this page. What fills them is `recording.py`. GPU figures
-(`inference_gpu_*`) are not among them: the exporter of the GPU's driver has them, for every pod.
+`docs/metrics.md` is made from this page. What fills them is `recording.py`, and `gpu.py`.
 """
 
 from __future__ import annotations
@@ -189,6 +188,37 @@ AUDIT_FAILING: Final = Metric(
     "1 while audit records cannot be written: inference is refused, or goes unrecorded "
     "(`audit.on_failure`).",
 )
+GPU_UTILIZATION: Final = Metric(
+    "gauge",
+    "inference_gpu_utilization_ratio",
+    "Share of the last moments in which the GPU did anything: near 1 under load, it is what "
+    "limits; low under load, look at `decode`.",
+    ("device",),
+)
+GPU_MEMORY_USED: Final = Metric(
+    "gauge",
+    "inference_gpu_memory_used_bytes",
+    "Memory of the GPU in use, by whoever shares it: how far a larger batch is from failing.",
+    ("device",),
+)
+GPU_MEMORY_TOTAL: Final = Metric(
+    "gauge",
+    "inference_gpu_memory_total_bytes",
+    "Memory of the GPU: what the used is a share of.",
+    ("device",),
+)
+GPU_TEMPERATURE: Final = Metric(
+    "gauge",
+    "inference_gpu_temperature_celsius",
+    "Temperature of the GPU: a hot one is clocked down, and every forward takes longer.",
+    ("device",),
+)
+GPU_POWER: Final = Metric(
+    "gauge",
+    "inference_gpu_power_watts",
+    "Power the GPU draws: what a picture costs, and whether it runs into its limit.",
+    ("device",),
+)
 
 ALL: Final = (
     REQUESTS,
@@ -211,4 +241,9 @@ ALL: Final = (
     STORE_FAILURES,
     AUDIT_DROPPED,
     AUDIT_FAILING,
+    GPU_UTILIZATION,
+    GPU_MEMORY_USED,
+    GPU_MEMORY_TOTAL,
+    GPU_TEMPERATURE,
+    GPU_POWER,
 )

@@ -78,9 +78,9 @@ class Metrics(Observer):
             metric.name, metric.why, metric.labels, buckets=metric.buckets, registry=self.registry
         )
 
-    def read(self, metric: Metric, value: Callable[[], float], **labels: str) -> None:
-        """Ask for `value` at every scrape, in the scrape's thread. Again for the same labels, it
-        replaces what was asked before.
+    def read(self, metric: Metric, value: Callable[[], float | None], **labels: str) -> None:
+        """Ask for `value` at every scrape, in the scrape's thread; None is no series. Again for
+        the same labels, it replaces what was asked before.
         """
         self._readings.add(metric, labels, value)
 
@@ -157,9 +157,11 @@ class _Readings(Collector):
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._values: dict[Metric, dict[tuple[str, ...], Callable[[], float]]] = {}
+        self._values: dict[Metric, dict[tuple[str, ...], Callable[[], float | None]]] = {}
 
-    def add(self, metric: Metric, labels: Mapping[str, str], value: Callable[[], float]) -> None:
+    def add(
+        self, metric: Metric, labels: Mapping[str, str], value: Callable[[], float | None]
+    ) -> None:
         given = tuple(labels[name] for name in metric.labels)
         with self._lock:
             self._values.setdefault(metric, {})[given] = value
@@ -170,8 +172,9 @@ class _Readings(Collector):
         for metric, series in values:
             kind = CounterMetricFamily if metric.kind == "counter" else GaugeMetricFamily
             family = kind(metric.name, metric.why, labels=metric.labels)
-            for given, value in series:
-                family.add_metric(given, value())
+            for given, read in series:
+                if (value := read()) is not None:
+                    family.add_metric(given, value)
             yield family
 
 

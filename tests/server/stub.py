@@ -43,6 +43,7 @@ DIES = 254
 class StubEngine:
     name = "stub"
     device = "cpu"
+    gpu: str | None = None
     lanes = 1
     largest_batch: int | None = None
     tolerance = 1e-4

@@ -74,6 +74,7 @@ class Reds:
 
     name = "reds"
     device = "cpu"
+    gpu: str | None = None
     lanes = 1
     largest_batch: int | None = None
     tolerance = 1e-4
