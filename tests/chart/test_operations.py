@@ -77,7 +77,7 @@ def test_storage_is_opened_only_for_what_the_pod_fetches(uri: str, fetched: bool
     assert ([443] in ports) is fetched
 
 
-@pytest.mark.parametrize(("peer", "port"), [("redis", 6379), ("otlp", 4317)])
+@pytest.mark.parametrize(("peer", "port"), [("redis", 6379), ("otlp", 4318)])
 def test_other_services_are_opened_by_name(peer: str, port: int) -> None:
     to = [{"podSelector": {"matchLabels": {"app": peer}}}]
     rules = policy(render({"networkPolicy": {peer: {"to": to}}}))["egress"]
