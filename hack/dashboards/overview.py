@@ -10,7 +10,10 @@ from hack.dashboards.promql import foreign, series
 from hack.dashboards.rows import answers, callers, canary, health, saturation, speed, trust
 from predictor.telemetry.metrics import MODEL_INFO
 
-_VERSIONS: Final = f"count by (namespace, job, version) ({series(MODEL_INFO)})"
+
+def _versions(ago: str = "") -> str:
+    return f"count by (namespace, job, version) ({series(MODEL_INFO)}{ago})"
+
 
 OVERVIEW: Final = Dashboard(
     uid="realfake-overview",
@@ -39,7 +42,7 @@ OVERVIEW: Final = Dashboard(
         Annotation(
             "New model versions",
             Query(
-                f"{_VERSIONS} unless {_VERSIONS.replace('})', '} offset 5m)')}",
+                f"{_versions()} unless {_versions(' offset 5m')}",
             ),
             "{{job}} serves {{version}}",
             "blue",

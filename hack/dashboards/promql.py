@@ -56,8 +56,16 @@ def foreign(name: str, *matchers: str) -> str:
     return recorded(name, *matchers)
 
 
-def rate(metric: Metric, part: Part = "", window: str = RATE, **where: Where) -> str:
-    return f"rate({series(metric, part, **where)}[{window}])"
+def rate(
+    metric: Metric, part: Part = "", window: str = RATE, offset: str = "", **where: Where
+) -> str:
+    """Args: offset: how long ago, such as `1w`."""
+    ago = f" offset {offset}" if offset else ""
+    return f"rate({series(metric, part, **where)}[{window}]{ago})"
+
+
+def increase(metric: Metric, part: Part = "", window: str = RATE) -> str:
+    return f"increase({series(metric, part)}[{window}])"
 
 
 def total(expr: str, *by: str) -> str:

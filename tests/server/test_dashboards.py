@@ -203,6 +203,7 @@ def answered(prometheus: Prometheus, expr: str) -> bool:
     return any(not math.isnan(value) for value in prometheus.values(expr))
 
 
+@pytest.mark.slow  # Rules and rates want several scrapes.
 def test_every_query_is_answered(servers: dict[str, ServerProcess], prometheus: Prometheus) -> None:
     """A panel without data is found when somebody needs it."""
     untrusted = ssl.create_default_context()

@@ -6,7 +6,7 @@ from typing import Final
 
 from hack.dashboards import style
 from hack.dashboards.description import Bars, Heatmap, Lines, Query, Row
-from hack.dashboards.promql import RATE, of_version, rate, recorded, series, share, total
+from hack.dashboards.promql import increase, of_version, rate, recorded, share, total
 from predictor.telemetry.metrics import FAKE_PROBABILITY, IMAGES, VERDICTS
 
 DRIFT: Final = ("RealfakeScoreDrift",)
@@ -29,9 +29,10 @@ def _of(version: str) -> str:
 
 
 def _week_ago() -> str:
-    bucket = rate(FAKE_PROBABILITY, "_bucket", WINDOW, le=BOUNDS)
-    count = rate(FAKE_PROBABILITY, "_count", WINDOW)
-    return at_most(*(part.removesuffix(")") + " offset 1w)" for part in (bucket, count)))
+    return at_most(
+        rate(FAKE_PROBABILITY, "_bucket", WINDOW, "1w", le=BOUNDS),
+        rate(FAKE_PROBABILITY, "_count", WINDOW, "1w"),
+    )
 
 
 def _mean_by_version() -> str:
@@ -50,7 +51,7 @@ ROW: Final = Row(
             "is bright at both ends; a band that moves is drift.",
             queries=(
                 Query(
-                    total(f"increase({series(FAKE_PROBABILITY, '_bucket')}[{RATE}])", "le"),
+                    total(increase(FAKE_PROBABILITY, "_bucket"), "le"),
                     "{{le}}",
                 ),
             ),
@@ -63,6 +64,7 @@ ROW: Final = Row(
             reads="Share of each verdict. A mix that moves is other pictures, another model, "
             "or an attack.",
             queries=(Query(total(rate(VERDICTS), "verdict"), "{{verdict}}"),),
+            unit="ops",
             stacked="percent",
             colors=style.VERDICTS,
             runbooks=DRIFT,

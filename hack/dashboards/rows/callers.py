@@ -6,7 +6,7 @@ from typing import Final
 
 from hack.dashboards import style
 from hack.dashboards.description import Lines, Query, Row, Table
-from hack.dashboards.promql import RANGE, rate, series, share, total
+from hack.dashboards.promql import RANGE, increase, rate, share, total
 from predictor.telemetry.metrics import KEY_REQUESTS, REQUESTS
 
 SHED: Final = ("RealfakeSheddingLoad",)
@@ -75,9 +75,7 @@ ROW: Final = Row(
             queries=(
                 Query(
                     "sort_desc("
-                    + named(
-                        total(f"increase({series(KEY_REQUESTS)}[{RANGE}])", "key_id", "outcome")
-                    )
+                    + named(total(increase(KEY_REQUESTS, window=RANGE), "key_id", "outcome"))
                     + ")"
                 ),
             ),

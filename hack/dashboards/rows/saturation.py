@@ -85,7 +85,7 @@ ROW: Final = Row(
                     total(f"rate({foreign('process_cpu_seconds_total')}[{RATE}])", "pod"), "{{pod}}"
                 ),
             ),
-            unit="suffix: cores",
+            unit="suffix:cores",
             runbooks=("RealfakeEventLoopLag",),
             empty="nothing is scraped",
             width=12,

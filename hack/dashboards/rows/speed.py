@@ -6,7 +6,7 @@ from typing import Final
 
 from hack.dashboards import style
 from hack.dashboards.description import Heatmap, Lines, Query, Row
-from hack.dashboards.promql import RATE, mean, quantile, quantiles, rate, series, total
+from hack.dashboards.promql import increase, mean, quantile, quantiles, rate, total
 from predictor.telemetry.metrics import BATCH_SIZE, DURATION, IMAGES, STAGE
 
 SLOW: Final = ("RealfakeLatencyBudgetBurnFast", "RealfakeLatencyBudgetBurnSlow")
@@ -30,9 +30,7 @@ ROW: Final = Row(
             title="How answers spread",
             reads="Answers by how long they took: brighter is more. Two bands are two kinds of "
             "requests, which a quantile hides.",
-            queries=(
-                Query(total(f"increase({series(DURATION, '_bucket')}[{RATE}])", "le"), "{{le}}"),
-            ),
+            queries=(Query(total(increase(DURATION, "_bucket"), "le"), "{{le}}"),),
             unit="s",
             runbooks=SLOW,
             empty="no answers",

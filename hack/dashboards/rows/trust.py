@@ -6,7 +6,7 @@ from typing import Final
 
 from hack.dashboards import style
 from hack.dashboards.description import Lines, Number, Query, Row
-from hack.dashboards.promql import RANGE, RATE, series, total
+from hack.dashboards.promql import RANGE, increase, rate, series, total
 from predictor.telemetry.metrics import (
     AUDIT_DROPPED,
     AUDIT_FAILING,
@@ -38,7 +38,7 @@ ROW: Final = Row(
             title="Audit",
             reads="Replicas that cannot write their audit log: they refuse inference, or it "
             "goes unrecorded.",
-            queries=(Query(f"sum({series(AUDIT_FAILING)})", "failing"),),
+            queries=(Query(total(series(AUDIT_FAILING)), "failing"),),
             limits={1: style.RED},
             runbooks=BUDGET,
             empty="audit is off",
@@ -47,7 +47,7 @@ ROW: Final = Row(
             title="Audit records lost",
             reads="Given up over the time shown, where `audit.on_failure` is `open`. Each is a "
             "gap.",
-            queries=(Query(f"sum(increase({series(AUDIT_DROPPED)}[{RANGE}]))"),),
+            queries=(Query(total(increase(AUDIT_DROPPED, window=RANGE))),),
             limits={1: style.RED},
             decimals=0,
             runbooks=BUDGET,
@@ -59,7 +59,7 @@ ROW: Final = Row(
             "means that a revoked key still works.",
             queries=(
                 Query(
-                    total(f"rate({series(RELOAD_FAILURES)}[{RATE}])", "pod", "files"),
+                    total(rate(RELOAD_FAILURES), "pod", "files"),
                     "{{pod}} {{files}}",
                 ),
             ),
@@ -83,7 +83,7 @@ ROW: Final = Row(
             title="Failures of the rate limits' store",
             reads="Questions a second that it did not answer. Meanwhile limits do not hold, or "
             "inference is refused: `rate_limit.on_store_failure`.",
-            queries=(Query(total(f"rate({series(STORE_FAILURES)}[{RATE}])", "pod"), "{{pod}}"),),
+            queries=(Query(total(rate(STORE_FAILURES), "pod"), "{{pod}}"),),
             unit="ops",
             runbooks=BUDGET,
             empty="rate limits are off",
