@@ -36,7 +36,7 @@ OVERVIEW: Final = Dashboard(
                 foreign("ALERTS", health.ALERTS, 'alertstate="firing"'),
                 absent="the shortest alert waits two minutes before it fires",
             ),
-            "{{alertname}} {{job}}",
+            "{{alertname}} {{namespace}}/{{job}}",
             style.RED,
         ),
         Annotation(
@@ -44,7 +44,7 @@ OVERVIEW: Final = Dashboard(
             Query(
                 f"{_versions()} unless {_versions(' offset 5m')}",
             ),
-            "{{job}} serves {{version}}",
+            "{{namespace}}/{{job}} serves {{version}}",
             "blue",
         ),
     ),

@@ -110,7 +110,7 @@ ROW: Final = Row(
                     "max by (namespace, job) (abs({now} - {now} offset 1w))".format(
                         now=recorded("realfake:fake_probability:cdf6h")
                     ),
-                    "{{job}}",
+                    "{{namespace}}/{{job}}",
                 ),
             ),
             unit="percentunit",

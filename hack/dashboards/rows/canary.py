@@ -20,7 +20,7 @@ def _as_compared(title: str, reads: str, record: str, unit: str) -> Lines:
         title=title,
         reads=f"{reads} Over 15 minutes, as the alert compares. The rules in manifests/alerts "
         "record this: without them it stays empty.",
-        queries=(Query(recorded(record), "{{job}} {{track}}"),),
+        queries=(Query(recorded(record), "{{namespace}}/{{job}} {{track}}"),),
         unit=unit,
         limits={style.OBJECTIVE_S: style.RED} if unit == "s" else {},
         runbooks=WORSE,

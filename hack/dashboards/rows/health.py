@@ -33,7 +33,10 @@ def _burn(
         "days lasts 30 days; the lines are where alerts begin. The rules in manifests/alerts "
         "record this: without them it stays empty.",
         queries=tuple(
-            Query(f"{recorded(f'{record}_rate{window}')} / {allowed:g}", f"{{{{job}}}} {window}")
+            Query(
+                f"{recorded(f'{record}_rate{window}')} / {allowed:g}",
+                f"{{{{namespace}}}}/{{{{job}}}} {window}",
+            )
             for window in WINDOWS
         ),
         unit="suffix:x",
