@@ -44,15 +44,17 @@ format: $(READY) ## Format the code and apply safe fixes
 	@$(VENV)/bin/ruff format .
 
 .PHONY: generate
-generate: $(READY) ## Write what is generated: docs/settings.md, docs/metrics.md, the chart's schema and README, manifests/
+generate: $(READY) ## Write what is generated: docs/settings.md, docs/metrics.md, the chart's schema and README, manifests/, dashboards
 	@$(PY) hack/generate_settings_docs.py
 	@$(PY) -m hack.generate_metrics_docs
+	@$(PY) -m hack.generate_dashboards
 	@$(PY) -m hack.generate_chart
 
 .PHONY: verify
 verify: $(READY) ## Fail when something generated or pinned is stale
 	@$(PY) hack/generate_settings_docs.py --check
 	@$(PY) -m hack.generate_metrics_docs --check
+	@$(PY) -m hack.generate_dashboards --check
 	@$(PY) -m hack.generate_chart --check
 	@hack/lock.sh --check
 

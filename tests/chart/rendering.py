@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import shutil
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
@@ -141,3 +142,15 @@ def _load(chart: Path) -> helm_python.Chart:
 def render(*layers: Mapping[str, Any], **where: Any) -> Rendered:
     """Render `LEAST` with these values on top."""
     return render_exactly(merged(LEAST, *layers), **where)
+
+
+def chart_with(tmp_path: Path, files: dict[str, str]) -> Path:
+    """The chart with more files in it, as `make generate` would copy them."""
+    chart = tmp_path / "realfake"
+    shutil.copytree(CHART, chart)
+    for name, text in files.items():
+        file = chart / "files" / name
+        # git keeps no empty folder, so a checkout may lack it.
+        file.parent.mkdir(exist_ok=True)
+        file.write_text(text)
+    return chart

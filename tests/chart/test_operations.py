@@ -1,9 +1,8 @@
-"""What runs around the predictor: policies, keys, accounts, alerts, dashboards, notes."""
+"""What runs around the predictor: policies, keys, accounts, alerts, notes."""
 
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from tests.chart.rendering import (
     ROOT,
     Object,
     Rendered,
+    chart_with,
     merged,
     render,
     render_exactly,
@@ -180,18 +180,6 @@ def test_extra_pieces_reach_the_container() -> None:
     assert variable in rendered.container["env"]
 
 
-def chart_with(tmp_path: Path, files: dict[str, str]) -> Path:
-    """The chart with more files in it, as `make generate` would copy them."""
-    chart = tmp_path / "realfake"
-    shutil.copytree(CHART, chart)
-    for name, text in files.items():
-        file = chart / "files" / name
-        # git keeps no empty folder, so a checkout may lack it.
-        file.parent.mkdir(exist_ok=True)
-        file.write_text(text)
-    return chart
-
-
 ALERTS = [
     group
     for file in sorted((ROOT / "manifests" / "alerts").glob("*.yaml"))
@@ -242,15 +230,6 @@ def test_alerts_link_to_where_the_runbooks_are_published(base: str) -> None:
                 assert rule["annotations"].keys() == {"summary", "description", "runbook_url"}
             else:
                 assert "annotations" not in rule
-
-
-def test_dashboards_are_passed_on_as_they_are(tmp_path: Path) -> None:
-    text = '{"title": "realfake", "expr": "{{ not a template }}", "n": 33554432}\n'
-    chart = chart_with(tmp_path, {"dashboards/service.json": text})
-    values = merged(LEAST, {"dashboards": {"enabled": True}})
-    found = render_exactly(values, chart=chart).one("ConfigMap", f"{NAME}-service")
-    assert found["data"] == {"service.json": text}
-    assert found["metadata"]["labels"]["grafana_dashboard"] == "1"
 
 
 @pytest.mark.parametrize(

@@ -58,7 +58,10 @@ CASES: dict[str, dict[str, Any]] = {
     "alerts.disabled: there is no alert RealfakeShedding;": {
         "alerts": {"disabled": ["RealfakeShedding"]}
     },
-    "dashboards.enabled: this chart carries no dashboards": {"dashboards": {"enabled": True}},
+    "dashboards.enabled needs metrics.enabled": {
+        "dashboards": {"enabled": True},
+        "metrics": {"enabled": False},
+    },
     "metrics.monitor.enabled needs metrics.enabled": {
         "metrics": {"enabled": False, "monitor": {"enabled": True}}
     },

@@ -1,152 +1,34 @@
-"""Code, alerts, their tests, runbooks and the chart say the same.
-
-Metrics, labels and codes come from the code, so that one that is renamed there fails here.
-"""
+"""Rules, their tests, runbooks, the page on them and the chart say the same."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any, Final
 
 import pytest
-import yaml
 
 from hack.rollout.verdict import Margins
-from predictor.errors import ServiceError
 from predictor.settings import Settings, knobs
-from predictor.telemetry.metrics import ALL, LABELS, Metric
+from predictor.telemetry.metrics import ALL, LABELS
 from tests.alerts import promql
-from tests.alerts.promql import Selector
-
-ROOT: Final = Path(__file__).parents[2]
-RUNBOOKS: Final = ROOT / "manifests" / "runbooks"
-HEADINGS: Final = ["Meaning", "Impact", "Diagnosis", "Mitigation"]
-RULES: Final[list[dict[str, Any]]] = [
-    rule
-    for file in sorted((ROOT / "manifests" / "alerts").glob("*.yaml"))
-    for group in yaml.safe_load(file.read_text("utf-8"))["groups"]
-    for rule in group["rules"]
-]
-ALERTS: Final = sorted({rule["alert"] for rule in RULES if "alert" in rule})
-RECORDED: Final = {rule["record"] for rule in RULES if "record" in rule}
-UNITS: Final[list[dict[str, Any]]] = [
-    test
-    for file in sorted((ROOT / "tests" / "alerts").glob("*.yaml"))
-    for test in yaml.safe_load(file.read_text("utf-8"))["tests"]
-]
-
-# What the Prometheus operator puts on every series of a monitor, and `track`, which ours adds.
-ATTACHED: Final = {"namespace", "job", "pod", "track"}
-# What is measured by others: how scraping went, Prometheus' client, and kube-state-metrics.
-FOREIGN: Final = {
-    "up": set(),
-    "process_cpu_seconds_total": set(),
-    "kube_deployment_status_replicas_available": {"deployment"},
-    "kube_deployment_spec_replicas": {"deployment"},
-}
-
-
-def known() -> dict[str, set[str]]:
-    """Labels by series."""
-    series = {metric.name: set(metric.labels) for metric in ALL if metric.kind != "histogram"}
-    for metric in ALL:
-        if metric.kind == "histogram":
-            series[f"{metric.name}_bucket"] = {*metric.labels, "le"}
-            series[f"{metric.name}_sum"] = series[f"{metric.name}_count"] = set(metric.labels)
-    recorded = {name: promql_labels(name) for name in RECORDED}
-    return {name: labels | ATTACHED for name, labels in {**series, **FOREIGN, **recorded}.items()}
-
-
-def promql_labels(record: str) -> set[str]:
-    """What a recorded series is grouped by."""
-    (rule,) = (rule for rule in RULES if rule.get("record") == record)
-    return set(promql.read(rule["expr"]).grouped)
-
-
-def queries(page: Path) -> list[str]:
-    """The PromQL of a runbook; in a block, an empty line is between two."""
-    found = re.findall(r"^```promql\n(.*?)^```$", page.read_text("utf-8"), re.MULTILINE | re.DOTALL)
-    return [query for block in found for query in block.strip().split("\n\n")]
-
-
-def expressions() -> Iterator[tuple[str, str]]:
-    """Every expression, with where it is."""
-    for rule in RULES:
-        yield rule.get("alert") or rule["record"], rule["expr"]
-    for page in sorted(RUNBOOKS.glob("*.md")):
-        for query in queries(page):
-            yield page.name, query
-
-
-def selectors() -> list[tuple[str, Selector]]:
-    return [
-        (place, selector)
-        for place, expression in expressions()
-        for selector in promql.read(expression).selectors
-    ]
-
-
-def series_of_tests() -> list[tuple[str, Selector]]:
-    return [
-        (test["name"], selector)
-        for test in UNITS
-        for series in test["input_series"]
-        for selector in promql.read(series["series"]).selectors
-    ]
-
-
-def metric_of(series: str) -> Metric | None:
-    return next((m for m in ALL if series in {m.name, f"{m.name}_bucket"}), None)
-
-
-@pytest.mark.parametrize("source", [selectors, series_of_tests])
-def test_every_metric_and_label_exists(source: Any) -> None:
-    """A query for what was renamed finds nothing, and the alert stays silent for ever."""
-    labels = known()
-    asked = source()
-    assert len(asked) > 50, "nothing was looked at"
-    for place, selector in asked:
-        assert selector.metric in labels, f"{place}: there is no {selector.metric}"
-        extra = {name for name, _, _ in selector.matchers} - labels[selector.metric]
-        assert not extra, f"{place}: {selector.metric} has no {extra}"
-
-
-def test_what_is_grouped_by_is_there() -> None:
-    """Grouping by a label that no series has joins everything into one."""
-    labels = known()
-    for place, expression in expressions():
-        query = promql.read(expression)
-        available = set().union(*(labels[selector.metric] for selector in query.selectors))
-        assert query.grouped <= available, place
-
-
-@pytest.mark.parametrize(
-    ("label", "metric"), [("code", "inference_requests_total"), ("reason", None), ("stage", None)]
+from tests.contract.observability import (
+    ALERTS,
+    NAMED,
+    ROOT,
+    RULES,
+    RUNBOOKS,
+    UNITS,
+    known,
+    own_fault,
+    queries,
+    selectors,
 )
-def test_values_that_are_asked_for_exist(label: str, metric: str | None) -> None:
-    values = set(re.findall(r"`([^`]+)`", LABELS[label]))
-    if label == "code":
-        values |= {kind.code for kind in ServiceError.__subclasses__()}
-    asked = [
-        value for _, s in selectors() if metric in (None, s.metric) for value in s.values(label)
-    ]
-    assert asked
-    assert set(asked) <= values
 
-
-def test_bounds_that_are_asked_for_are_bounds_of_buckets() -> None:
-    for place, selector in (*selectors(), *series_of_tests()):
-        for bound in selector.values("le"):
-            metric = metric_of(selector.metric)
-            assert metric is not None
-            assert float(bound) in (*metric.buckets, float("inf")), f"{place}: {bound}"
-    assert ["0.25"] in [s.values("le") for _, s in selectors()], "the objective's own"
+HEADINGS: Final = ["Meaning", "Impact", "Diagnosis", "Mitigation"]
 
 
 def test_what_counts_as_failed_is_what_the_code_calls_its_own_fault() -> None:
-    ours = {kind.code for kind in ServiceError.__subclasses__()}
+    ours = own_fault()
     counted = [
         set(selector.values("code"))
         for rule in RULES
@@ -201,10 +83,7 @@ def test_a_runbook_says_what_it_means_and_what_to_do(name: str) -> None:
 def test_what_a_runbook_names_exists(name: str) -> None:
     page = RUNBOOKS / f"{name}.md"
     text = page.read_text("utf-8")
-    named = set(
-        re.findall(r"\b(?:(?:inference|api_key|kube|process)_[a-z_]+|realfake:[\w:]+)\b", text)
-    )
-    assert named <= {*known(), *(metric.name for metric in ALL)}
+    assert set(NAMED.findall(text)) <= {*known(), *(metric.name for metric in ALL)}
     groups = "|".join({setting.partition(".")[0] for setting in knobs()})
     settings = set(re.findall(rf"`((?:{groups})\.[a-z_]+)`", text))
     in_chart = set(
@@ -247,20 +126,3 @@ def test_the_documentation_lists_every_alert() -> None:
     )
     severities = {(rule["alert"], rule["labels"]["severity"]) for rule in RULES if "alert" in rule}
     assert {(name, severity) for name, target, severity in listed if name == target} == severities
-
-
-def test_a_function_that_nobody_has_looked_at_is_refused() -> None:
-    with pytest.raises(ValueError, match="absent_over_time"):
-        promql.read("absent_over_time(up[5m])")
-
-
-def test_an_expression_is_taken_apart() -> None:
-    query = promql.read(
-        'sum by (job, le) (rate(a{code=~"A|B", job!="x"}[5m] offset 1w)) / on (job) b:c > 0.5'
-    )
-    assert query.selectors == (
-        Selector("a", (("code", "=~", "A|B"), ("job", "!=", "x"))),
-        Selector("b:c"),
-    )
-    assert query.selectors[0].values("code") == ["A", "B"]
-    assert query.grouped == {"job", "le"}

@@ -17,8 +17,8 @@ from hack import compose
 
 ROOT = Path(__file__).parents[2]
 FILE = ROOT / "hack" / "compose.yaml"
-# Made on each machine, or by a later release.
-MADE = {".run/keys", ".run/grafana-password", "manifests/dashboards"}
+# Made on each machine.
+MADE = {".run/keys", ".run/grafana-password"}
 
 
 def interpolated() -> str:
@@ -75,6 +75,29 @@ def test_each_machine_gets_its_own_key_and_password(
         compose.prepare()
         assert [file.read_text() for file in files] == made[-1], "a second start keeps them"
     assert not set(made[0]) & set(made[1])
+
+
+def test_grafana_gets_the_dashboards_and_prometheus_the_rules_that_they_need() -> None:
+    """A path that Grafana or Prometheus looks for, and nobody mounts, is an empty list to them."""
+    provisioning = FILE.parent / "compose" / "grafana" / "dashboards" / "realfake.yaml"
+    (provider,) = yaml.safe_load(provisioning.read_text())["providers"]
+    configuration = yaml.safe_load((FILE.parent / "compose" / "prometheus.yaml").read_text())
+    (rules,) = configuration["rule_files"]
+    asked = {
+        "grafana": (provider["options"]["path"], "*.json", "manifests/dashboards"),
+        "prometheus": (rules.removesuffix("/*.yaml"), "*.yaml", "manifests/alerts"),
+    }
+    for name, (path, pattern, folder) in asked.items():
+        (source,) = (m["source"] for m in SERVICES[name]["volumes"] if m["target"] == path)
+        mounted = (FILE.parent / source).resolve()
+        assert mounted == ROOT / folder
+        assert list(mounted.glob(pattern))
+    # A data source without one asks for rates over windows that hold no two scrapes, or too many.
+    sources = yaml.safe_load(
+        (FILE.parent / "compose" / "grafana" / "datasources" / "prometheus.yaml").read_text()
+    )["datasources"]
+    interval = configuration["global"]["scrape_interval"]
+    assert [one["jsonData"]["timeInterval"] for one in sources] == [interval]
 
 
 @pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is not here")

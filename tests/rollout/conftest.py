@@ -7,9 +7,11 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.programs import program
+from tests.prometheus import Prometheus
 from tests.rollout.exporter import Exporter, Replica
 from tests.rollout.objects import Namespace
-from tests.rollout.processes import ApiServer, Prometheus, program
+from tests.rollout.processes import ApiServer
 
 PODS = {
     "stable": "detector-predictor-7c9f-abcde",
@@ -43,7 +45,13 @@ def prometheus(
     tmp_path_factory: pytest.TempPathFactory, exporter: Exporter
 ) -> Iterator[Prometheus]:
     _need("prometheus", "apt-get install prometheus")
-    server = Prometheus(tmp_path_factory.mktemp("prometheus"), exporter.address)
+    # The exporter labels its pods itself.
+    job = {
+        "job_name": "predictor",
+        "honor_labels": True,
+        "static_configs": [{"targets": [exporter.address]}],
+    }
+    server = Prometheus(tmp_path_factory.mktemp("prometheus"), [job])
     yield server
     server.stop()
 

@@ -1,58 +1,21 @@
-"""A Kubernetes API server for custom resources, and a Prometheus, on this machine's loopback."""
+"""A Kubernetes API server for custom resources, on this machine's loopback."""
 
 from __future__ import annotations
 
-import os
-import shutil
-import socket
-import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import httpx
 import yaml
 from kubernetes import client, config
 
+from tests.programs import Processes, free_port
 from tests.rollout import certificates, definitions
-from tests.server.process import ROOT, eventually
+from tests.server.process import eventually
 
 START_LIMIT_S = 60.0
 # The client's configuration is the part of it that has no types.
 _untyped: Any = config
-
-
-def program(name: str) -> str | None:
-    """The path of a program on PATH, or of one that `make kube-api` built."""
-    return shutil.which(name, path=f"{os.environ['PATH']}:{ROOT / '.run' / 'bin'}")
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
-class Processes:
-    """Child processes that end together; each writes its own log."""
-
-    def __init__(self, directory: Path) -> None:
-        self.directory = directory
-        self._running: list[subprocess.Popen[bytes]] = []
-
-    def start(self, name: str, *args: str) -> None:
-        path = program(name)
-        assert path is not None, name
-        with (self.directory / f"{name}.log").open("wb") as log:
-            self._running.append(
-                subprocess.Popen([path, *args], stdout=log, stderr=subprocess.STDOUT)
-            )
-
-    def stop(self) -> None:
-        for process in reversed(self._running):
-            process.kill()
-            process.wait()
 
 
 class ApiServer:
@@ -132,44 +95,3 @@ def _kubeconfig(port: int, files: Mapping[str, str]) -> dict[str, Any]:
         "contexts": [{"name": "tests", "context": {"cluster": "tests", "user": "tests"}}],
         "current-context": "tests",
     }
-
-
-class Prometheus:
-    """A Prometheus that scrapes one target ten times a second, and takes its labels as they are."""
-
-    def __init__(self, directory: Path, target: str) -> None:
-        port = free_port()
-        self.url = f"http://127.0.0.1:{port}"
-        job = {
-            "job_name": "predictor",
-            "honor_labels": True,
-            "static_configs": [{"targets": [target]}],
-        }
-        configuration = {
-            "global": {"scrape_interval": "100ms", "scrape_timeout": "100ms"},
-            "scrape_configs": [job],
-        }
-        (directory / "prometheus.yml").write_text(yaml.safe_dump(configuration))
-        self._processes = Processes(directory)
-        self._processes.start(
-            "prometheus",
-            *("--config.file", str(directory / "prometheus.yml")),
-            *("--storage.tsdb.path", str(directory / "data")),
-            *("--web.listen-address", f"127.0.0.1:{port}"),
-        )
-        eventually(self._ready, START_LIMIT_S, f"a Prometheus in {directory}")
-
-    def value(self, query: str) -> float:
-        rows = httpx.get(f"{self.url}/api/v1/query", params={"query": query}).json()["data"][
-            "result"
-        ]
-        return float(rows[0]["value"][1]) if rows else 0.0
-
-    def _ready(self) -> bool | None:
-        try:
-            return httpx.get(f"{self.url}/-/ready").status_code == 200 or None
-        except httpx.TransportError:
-            return None
-
-    def stop(self) -> None:
-        self._processes.stop()

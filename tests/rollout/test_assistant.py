@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 from hack.rollout.__main__ import main
-from tests.rollout import processes
+from tests.prometheus import Prometheus as RealPrometheus
 from tests.rollout.exporter import Replica
 from tests.rollout.objects import NAME, Namespace
 from tests.server.process import ROOT, eventually
@@ -40,7 +40,7 @@ Assistant = Callable[..., "Done"]
 class Scraped:
     """A Prometheus and the replicas that it scrapes."""
 
-    prometheus: processes.Prometheus
+    prometheus: RealPrometheus
     replicas: dict[str, Replica]
     place: str
 
@@ -63,7 +63,7 @@ class Scraped:
 
 
 @pytest.fixture
-def scraped(prometheus: processes.Prometheus, replicas: dict[str, Replica], place: str) -> Scraped:
+def scraped(prometheus: RealPrometheus, replicas: dict[str, Replica], place: str) -> Scraped:
     return Scraped(prometheus, replicas, place)
 
 

@@ -11,8 +11,8 @@ import pytest
 from hack.rollout.cluster import Cluster
 from hack.rollout.errors import RolloutError
 from hack.rollout.release import Release, read, stop_canary_traffic
+from tests.programs import free_port
 from tests.rollout.objects import NAME, TESTERS, Namespace
-from tests.rollout.processes import free_port
 
 
 def cluster_of(namespace: Namespace) -> Cluster:

@@ -9,9 +9,9 @@ import pytest
 from hack.rollout.errors import RolloutError
 from hack.rollout.evidence import Evidence, Prometheus
 from hack.rollout.statistics import quantile
-from tests.rollout import processes
+from tests.programs import free_port
+from tests.prometheus import Prometheus as RealPrometheus
 from tests.rollout.exporter import Replica
-from tests.rollout.processes import free_port
 from tests.server.process import eventually
 
 STABLE = "detector-predictor-.+"
@@ -23,7 +23,7 @@ Ask = Callable[..., Evidence]
 
 
 @pytest.fixture
-def ask(prometheus: processes.Prometheus, place: str) -> Ask:
+def ask(prometheus: RealPrometheus, place: str) -> Ask:
     """The evidence of some pods of this test."""
 
     def evidence(pods: str, window: str = WINDOW) -> Evidence:
@@ -71,7 +71,7 @@ def test_what_was_before_the_window_is_not_counted(ask: Ask, replicas: dict[str,
 
 
 def test_other_namespaces_are_not_counted(
-    ask: Ask, prometheus: processes.Prometheus, replicas: dict[str, Replica]
+    ask: Ask, prometheus: RealPrometheus, replicas: dict[str, Replica]
 ) -> None:
     replicas["stable"].observe({"OK": 50})
     served(ask, STABLE, 50)
@@ -87,7 +87,7 @@ def test_a_crash_shows_although_the_counters_are_gone(
     eventually(lambda: ask(CANARY).restarts == 1 or None, 15, "the restart to be seen")
 
 
-def test_a_refused_query_names_the_reason(prometheus: processes.Prometheus) -> None:
+def test_a_refused_query_names_the_reason(prometheus: RealPrometheus) -> None:
     with pytest.raises(RolloutError, match=r"400.*parse error"):
         Prometheus(prometheus.url, pod_label="no label").evidence("default", STABLE, WINDOW)
 

@@ -54,8 +54,8 @@
 {{- if and $v.podDisruptionBudget.enabled (eq (include "realfake.pdbBlocks" .) "true") }}
 {{- $p = append $p "podDisruptionBudget lets no pod leave, so nodes can never be drained; raise autoscaling.minReplicas, or use maxUnavailable: 1" }}
 {{- end }}
-{{- if and $v.dashboards.enabled (not (.Files.Glob "files/dashboards/*.json")) }}
-{{- $p = append $p "dashboards.enabled: this chart carries no dashboards; set it to false" }}
+{{- if and $v.dashboards.enabled (not $v.metrics.enabled) }}
+{{- $p = append $p "dashboards.enabled needs metrics.enabled, or every panel is empty; set both, or neither" }}
 {{- end }}
 {{- if and $v.alerts.enabled (not $v.metrics.enabled) }}
 {{- $p = append $p "alerts.enabled needs metrics.enabled, or every alert is blind; set both, or neither" }}
