@@ -16,6 +16,7 @@ class Query:
 
     Attributes:
         legend: what a line is called, with `{{label}}`.
+        exemplars: also show single requests that were counted there.
         absent: why nothing can come back in tests/server/test_dashboards.py, which wants data
             from every query but these, and nothing from these.
     """
@@ -23,6 +24,7 @@ class Query:
     expr: str
     legend: str = ""
     absent: str = ""
+    exemplars: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

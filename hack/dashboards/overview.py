@@ -7,7 +7,7 @@ from typing import Final
 from hack.dashboards import style
 from hack.dashboards.description import Annotation, Dashboard, Query
 from hack.dashboards.promql import foreign, series
-from hack.dashboards.rows import answers, callers, canary, health, saturation, speed, trust
+from hack.dashboards.rows import answers, callers, canary, gpu, health, saturation, speed, trust
 from predictor.telemetry.metrics import MODEL_INFO
 
 
@@ -24,6 +24,7 @@ OVERVIEW: Final = Dashboard(
         health.ROW,
         speed.ROW,
         saturation.ROW,
+        gpu.ROW,
         answers.ROW,
         callers.ROW,
         canary.ROW,

@@ -47,7 +47,7 @@ def _targets(
     found = []
     for letter, query in zip(LETTERS, panel.queries, strict=False):
         target = prometheus.Dataquery().ref_id(letter).expr(query.expr).format(kind)
-        target = target.legend_format(query.legend or "__auto")
+        target = target.legend_format(query.legend or "__auto").exemplar(query.exemplars)
         found.append(target.instant() if now else target.range())
     return found
 

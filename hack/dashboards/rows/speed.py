@@ -19,8 +19,8 @@ ROW: Final = Row(
         Lines(
             title="Time to the answer",
             reads="Half, nine of ten and 99 of 100 answers take at most this. The red line is "
-            "the objective for p99. What is refused at once is not in it.",
-            queries=tuple(Query(expr, name) for expr, name in quantiles(DURATION)),
+            "the objective for p99. What is refused at once is not in it. A dot is one request.",
+            queries=tuple(Query(expr, name, exemplars=True) for expr, name in quantiles(DURATION)),
             unit="s",
             limits=OBJECTIVE,
             runbooks=SLOW,
