@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from hack.runbooks import RUNBOOKS, queries
 from tests.chart.rendering import render
-from tests.contract.test_alerts import RUNBOOKS, queries
 
 ROOT = Path(__file__).parents[2]
 RULES = sorted((ROOT / "manifests" / "alerts").glob("*.yaml"))

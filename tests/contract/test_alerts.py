@@ -14,6 +14,7 @@ import pytest
 import yaml
 
 from hack.rollout.verdict import Margins
+from hack.runbooks import RUNBOOKS, queries
 from predictor.errors import ServiceError
 from predictor.settings import Settings, knobs
 from predictor.telemetry.metrics import ALL, LABELS, Metric
@@ -21,7 +22,6 @@ from tests.alerts import promql
 from tests.alerts.promql import Selector
 
 ROOT: Final = Path(__file__).parents[2]
-RUNBOOKS: Final = ROOT / "manifests" / "runbooks"
 HEADINGS: Final = ["Meaning", "Impact", "Diagnosis", "Mitigation"]
 RULES: Final[list[dict[str, Any]]] = [
     rule
@@ -63,12 +63,6 @@ def promql_labels(record: str) -> set[str]:
     """What a recorded series is grouped by."""
     (rule,) = (rule for rule in RULES if rule.get("record") == record)
     return set(promql.read(rule["expr"]).grouped)
-
-
-def queries(page: Path) -> list[str]:
-    """The PromQL of a runbook; in a block, an empty line is between two."""
-    found = re.findall(r"^```promql\n(.*?)^```$", page.read_text("utf-8"), re.MULTILINE | re.DOTALL)
-    return [query for block in found for query in block.strip().split("\n\n")]
 
 
 def expressions() -> Iterator[tuple[str, str]]:

@@ -10,10 +10,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import httpx
 import yaml
 from kubernetes import client, config
 
+from hack import prometheus
 from tests.rollout import certificates, definitions
 from tests.server.process import ROOT, eventually
 
@@ -134,42 +134,18 @@ def _kubeconfig(port: int, files: Mapping[str, str]) -> dict[str, Any]:
     }
 
 
-class Prometheus:
-    """A Prometheus that scrapes one target ten times a second, and takes its labels as they are."""
+class Prometheus(prometheus.Prometheus):
+    """Scrapes one target ten times a second, and takes its labels as they are."""
 
     def __init__(self, directory: Path, target: str) -> None:
-        port = free_port()
-        self.url = f"http://127.0.0.1:{port}"
         job = {
             "job_name": "predictor",
             "honor_labels": True,
             "static_configs": [{"targets": [target]}],
         }
-        configuration = {
-            "global": {"scrape_interval": "100ms", "scrape_timeout": "100ms"},
-            "scrape_configs": [job],
-        }
-        (directory / "prometheus.yml").write_text(yaml.safe_dump(configuration))
-        self._processes = Processes(directory)
-        self._processes.start(
-            "prometheus",
-            *("--config.file", str(directory / "prometheus.yml")),
-            *("--storage.tsdb.path", str(directory / "data")),
-            *("--web.listen-address", f"127.0.0.1:{port}"),
-        )
-        eventually(self._ready, START_LIMIT_S, f"a Prometheus in {directory}")
+        times = {"scrape_interval": "100ms", "scrape_timeout": "100ms"}
+        super().__init__(directory, {"global": times, "scrape_configs": [job]})
 
     def value(self, query: str) -> float:
-        rows = httpx.get(f"{self.url}/api/v1/query", params={"query": query}).json()["data"][
-            "result"
-        ]
+        rows = self.query(query)
         return float(rows[0]["value"][1]) if rows else 0.0
-
-    def _ready(self) -> bool | None:
-        try:
-            return httpx.get(f"{self.url}/-/ready").status_code == 200 or None
-        except httpx.TransportError:
-            return None
-
-    def stop(self) -> None:
-        self._processes.stop()
