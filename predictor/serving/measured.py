@@ -18,10 +18,13 @@ def measure_process(
     keys: KeyStore | None,
     certificates: CertificateStore | None,
     rate_limits: RateLimits | None,
+    *,
+    max_queue: int,
 ) -> None:
     """Read what is there before the model. What is switched off has no series."""
     metrics.read(names.IN_FLIGHT, lambda: policy.in_flight)
     metrics.read(names.QUEUE_DEPTH, lambda: 0)  # until there is one
+    metrics.read(names.QUEUE_LIMIT, lambda: max_queue)
     if keys is not None:
         _measure_reloads(metrics, "keys", keys)
     if certificates is not None:

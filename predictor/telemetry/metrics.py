@@ -90,7 +90,12 @@ BATCH_SIZE: Final = Metric(
 QUEUE_DEPTH: Final = Metric(
     "gauge",
     "inference_queue_depth",
-    "Decoded pictures that wait for the device now, of `batching.max_queue`.",
+    "Decoded pictures that wait for the device now.",
+)
+QUEUE_LIMIT: Final = Metric(
+    "gauge",
+    "inference_queue_limit",
+    "How many may wait (`batching.max_queue`), so that who looks at the depth knows what full is.",
 )
 QUEUE_WAIT: Final = Metric(
     "histogram",
@@ -196,6 +201,7 @@ ALL: Final = (
     STAGE,
     BATCH_SIZE,
     QUEUE_DEPTH,
+    QUEUE_LIMIT,
     QUEUE_WAIT,
     IN_FLIGHT,
     REJECTIONS,

@@ -13,7 +13,7 @@ from typing import Final
 FUNCTIONS: Final = frozenset(
     {
         *("abs", "avg_over_time", "count", "histogram_quantile", "increase", "label_replace"),
-        *("last_over_time", "max", "rate", "sum", "time", "topk"),
+        *("last_over_time", "max", "min", "rate", "sum", "time", "topk"),
     }
 )
 """Those in use; another one has to be added here, and thereby looked at."""
