@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import logging
+from functools import partial
+
+from prometheus_client.utils import floatToGoString
+
+from predictor.bundle.reference import Reference
 from predictor.inference.classifier import Classifier
 from predictor.security.audit import AuditLog
 from predictor.security.certificates import CertificateStore
@@ -10,6 +16,8 @@ from predictor.security.rate_limits import RateLimits
 from predictor.serving.policy import Policy
 from predictor.telemetry import metrics as names
 from predictor.telemetry.recording import Metrics
+
+log = logging.getLogger(__name__)
 
 
 def measure_process(
@@ -47,6 +55,8 @@ def measure_classifier(metrics: Metrics, classifier: Classifier, model_name: str
         device=classifier.device,
     )
     metrics.read(names.QUEUE_DEPTH, lambda: classifier.queue_depth)
+    if manifest.reference is not None:
+        measure_reference(metrics, manifest.reference)
     classifier.observe(metrics)
 
 
@@ -65,3 +75,15 @@ def _measure_end(metrics: Metrics, store: CertificateStore) -> None:
 def _measure_audit(metrics: Metrics, audit: AuditLog) -> None:
     metrics.read(names.AUDIT_DROPPED, lambda: audit.dropped)
     metrics.read(names.AUDIT_FAILING, lambda: audit.failing)
+
+
+def measure_reference(metrics: Metrics, reference: Reference) -> None:
+    """Show what the bundle expects at the bounds of the histogram that it knows."""
+    shares = {bound: reference.at(bound) for bound in names.FAKE_PROBABILITY.buckets}
+    known = {bound: share for bound, share in shares.items() if share is not None}
+    if len(known) <= 1:  # 1 is a bound of every reference, and says nothing
+        log.warning("the bundle's reference has no bound of the histogram; drift goes unnoticed")
+    for bound, share in known.items():
+        # As the histogram writes its own, or the two would never meet.
+        le = floatToGoString(bound)  # type: ignore[no-untyped-call]  # it has no annotations
+        metrics.read(names.REFERENCE, partial(float, share), le=le)

@@ -31,6 +31,7 @@ LABELS: Final = {
     "(OVERLOADED), `rate_limited`, `not_ready`",
     "verdict": "`fake`, `real`, `uncertain`",
     "key_id": "an id in `auth.keys_dir`; empty where no key was accepted",
+    "le": "a bound of `inference_fake_probability`",
     "name": "`model.name`",
     "version": "as `model_version`",
     "digest": "SHA-256 of the bundle",
@@ -137,6 +138,13 @@ FAKE_PROBABILITY: Final = Metric(
     (),
     tuple(round(step / 20, 2) for step in range(1, 21)),
 )
+REFERENCE: Final = Metric(
+    "gauge",
+    "inference_fake_probability_reference",
+    "Share of pictures scored at most `le` where the bundle's author tried it: what the scores "
+    "here are compared with. Of a bundle with a `reference`, at the bounds of the histogram.",
+    ("le",),
+)
 LOOP_LAG: Final = Metric(
     "histogram",
     "inference_event_loop_lag_seconds",
@@ -208,6 +216,7 @@ ALL: Final = (
     IMAGES,
     VERDICTS,
     FAKE_PROBABILITY,
+    REFERENCE,
     LOOP_LAG,
     MODEL_INFO,
     KEY_REQUESTS,
