@@ -98,7 +98,7 @@ class BrokenKey(Fault):
 class FrozenReplica(Fault):
     name = "frozen"
     alert = "RealfakeMetricsMissing"
-    mitigation = "Pods are gone"
+    mitigation = "Pods hang"
     silent: Mapping[str, str] = {
         "count by (job) (inference_in_flight": "no metrics arrive; that is the alert"
     }
