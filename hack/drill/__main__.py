@@ -68,7 +68,7 @@ def _prepare(directory: Path, times: int, stack: contextlib.ExitStack) -> Drill:
     targets.write_text("[]")
     prometheus = Prometheus(
         directory,
-        _configuration(directory, targets, times),
+        configuration(directory, targets, times),
         ("--log.level", "warn", "--query.lookback-delta", faster("5m", times)),
     )
     stack.callback(prometheus.stop)
@@ -88,7 +88,8 @@ def _prepare(directory: Path, times: int, stack: contextlib.ExitStack) -> Drill:
     return Drill(installation, prometheus, times)
 
 
-def _configuration(directory: Path, targets: Path, times: int) -> dict[str, Any]:
+def configuration(directory: Path, targets: Path, times: int) -> dict[str, Any]:
+    """What `prometheus.yml` holds: the rules on their faster clock, and who is in `targets`."""
     rules = directory / "rules.yml"
     rules.write_text(yaml.safe_dump(faster_rules(times)))
     return {

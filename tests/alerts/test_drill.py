@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import yaml
 
+from hack.drill.__main__ import configuration
 from hack.drill.drill import Drill, DrillFailed
 from hack.drill.faults import BrokenKey, Fault, faults
 from hack.drill.installation import Installation
@@ -109,21 +110,9 @@ class WithTls(BrokenKey):
 @pytest.mark.slow
 @pytest.mark.server
 def test_a_drill_fails_by_what_did_not_happen(tmp_path: Path) -> None:
-    targets, rules = tmp_path / "targets.json", tmp_path / "rules.yml"
+    targets = tmp_path / "targets.json"
     targets.write_text("[]")
-    rules.write_text(yaml.safe_dump(faster_rules(60)))
-    prometheus = Prometheus(
-        tmp_path,
-        {
-            "global": dict.fromkeys(
-                ("scrape_interval", "scrape_timeout", "evaluation_interval"), "500ms"
-            ),
-            "rule_files": [str(rules)],
-            "scrape_configs": [
-                {"job_name": "drill", "file_sd_configs": [{"files": [str(targets)]}]}
-            ],
-        },
-    )
+    prometheus = Prometheus(tmp_path, configuration(tmp_path, targets, 60))
     installation = Installation(tmp_path, targets, prometheus)
     try:
         installation.add()
