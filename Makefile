@@ -31,6 +31,10 @@ test: $(READY) ## Run the tests in parallel, with coverage (ARGS="-k name" narro
 overload: $(READY) ## Drive a server to 10 times its capacity and print what becomes of it (ARGS="--seconds 20")
 	@$(PY) -m hack.load.overload $(ARGS)
 
+.PHONY: drill
+drill: $(READY) ## Break servers of your own in three ways, and watch alerts, runbooks and repairs (needs prometheus)
+	@$(PY) -m hack.drill $(ARGS)
+
 .PHONY: lint
 lint: $(READY) ## ruff, mypy --strict and the import rules
 	@$(VENV)/bin/ruff check .

@@ -29,6 +29,7 @@ from hack.debug_bundle.card import model_card
 from hack.debug_bundle.scenes import KINDS
 from predictor.bundle.export import export
 from predictor.bundle.files import CONFIG, GOLDEN, REALFAKE, WEIGHTS, write_realfake_json
+from predictor.bundle.reference import measure
 
 VERSION: Final = "debug-1"
 ERROR_RATE: Final = 0.005
@@ -66,6 +67,7 @@ def make(output: Path, *, seed: int, pictures: int, epochs: int) -> None:
         "labels": {"fake": ["fake"], "real": ["real"]},
         "thresholds": lines,
         "metrics": metrics,
+        "reference": measure(answers[:, training.FAKE].tolist()).fields(),
     }
     write_realfake_json(output, fields)
     export(output)

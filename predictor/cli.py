@@ -115,6 +115,16 @@ def _add_model(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         action.add_argument("--allow-pth", action="store_true", help="accept a pickled .pth")
     export = _add(actions, "export", _model_export, "add model.onnx, for CPUs, to a bundle")
     export.add_argument("path", type=Path, metavar="DIR")
+    reference = _add(
+        actions, "reference", _model_reference, "tell a bundle what scores to expect, for drift"
+    )
+    reference.add_argument("path", type=Path, metavar="DIR")
+    reference.add_argument(
+        "scores",
+        type=Path,
+        metavar="FILE.jsonl",
+        help="what `score` wrote, with this bundle, of pictures as callers will send them",
+    )
     convert = _add(actions, "convert", _model_convert, "make a bundle from a .pth state dict")
     convert.add_argument("checkpoint", type=Path, metavar="FILE.pth")
     convert.add_argument("output", type=Path, metavar="DIR", help="a new directory")
@@ -194,6 +204,16 @@ def _model_export(args: argparse.Namespace) -> int:
         f"wrote {exported.path} ({exported.size} bytes beside the weights; "
         f"probabilities within {exported.parity:.1g} of theirs)"
     )
+    return 0
+
+
+def _model_reference(args: argparse.Namespace) -> int:
+    from predictor.bundle.manifest import read_manifest
+    from predictor.bundle.reference import write_reference
+
+    reference = write_reference(read_manifest(args.path), args.scores)
+    again = read_manifest(args.path)
+    print(f"wrote the scores of {reference.pictures} pictures; now {again.digest[:12]}")
     return 0
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import socket
 import subprocess
 from pathlib import Path
 
@@ -14,13 +13,6 @@ ROOT = Path(__file__).parents[1]
 def program(name: str) -> str | None:
     """The path of a program on PATH, or of one that `make kube-api` built."""
     return shutil.which(name, path=f"{os.environ['PATH']}:{ROOT / '.run' / 'bin'}")
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 class Processes:

@@ -1,4 +1,4 @@
-"""A real Prometheus, as Debian has it."""
+"""A real Prometheus, as Debian has it, with the configuration that tests want."""
 
 from __future__ import annotations
 
@@ -7,17 +7,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import httpx
-import yaml
-
-from tests.programs import Processes, free_port, program
-from tests.server.process import eventually
-
-START_LIMIT_S = 60.0
+from hack import prometheus
+from tests.programs import program
 
 
-class Prometheus:
-    """Attributes: url: of its API.
+class Prometheus(prometheus.Prometheus):
+    """Scrapes as it is told, ten times a second.
 
     Args:
         scrape: `scrape_configs` of its configuration.
@@ -34,29 +29,17 @@ class Prometheus:
         rules: Sequence[Path] = (),
         past: str = "",
     ) -> None:
-        port = free_port()
-        self.url = f"http://127.0.0.1:{port}"
-        configuration = {
-            "global": {
-                "scrape_interval": interval,
-                "scrape_timeout": interval,
-                "evaluation_interval": interval,
-            },
-            "rule_files": [str(file) for file in rules],
-            "scrape_configs": list(scrape),
-        }
-        (directory / "prometheus.yml").write_text(yaml.safe_dump(configuration))
-        data = directory / "data"
+        times = ("scrape_interval", "scrape_timeout", "evaluation_interval")
         if past:
-            _backfill(directory / "past.om", past, data)
-        self._processes = Processes(directory)
-        self._processes.start(
-            "prometheus",
-            *("--config.file", str(directory / "prometheus.yml")),
-            *("--storage.tsdb.path", str(data)),
-            *("--web.listen-address", f"127.0.0.1:{port}"),
+            _backfill(directory / "past.om", past, directory / "data")
+        super().__init__(
+            directory,
+            {
+                "global": dict.fromkeys(times, interval),
+                "rule_files": [str(file) for file in rules],
+                "scrape_configs": list(scrape),
+            },
         )
-        eventually(self._ready, START_LIMIT_S, f"a Prometheus in {directory}")
 
     def value(self, query: str) -> float:
         values = self.values(query)
@@ -64,25 +47,7 @@ class Prometheus:
 
     def values(self, query: str) -> list[float]:
         """What it answers now, one value for each series."""
-        return [float(row["value"][1]) for row in self._ask("query", query=query)["result"]]
-
-    def label_values(self, label: str, series: str) -> list[str]:
-        found: list[str] = self._ask(f"label/{label}/values", **{"match[]": series})
-        return found
-
-    def _ask(self, path: str, **parameters: str) -> Any:
-        answer = httpx.get(f"{self.url}/api/v1/{path}", params=parameters).json()
-        assert answer["status"] == "success", (parameters, answer)
-        return answer["data"]
-
-    def _ready(self) -> bool | None:
-        try:
-            return httpx.get(f"{self.url}/-/ready").status_code == 200 or None
-        except httpx.TransportError:
-            return None
-
-    def stop(self) -> None:
-        self._processes.stop()
+        return [float(row["value"][1]) for row in self.query(query)]
 
 
 def _backfill(file: Path, text: str, data: Path) -> None:

@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import IO, Final
 
 from hack.ports import free_port
 from predictor.security import api_keys
@@ -50,27 +50,39 @@ def serving(bundle: Path = BUNDLE, settings: Sequence[str] = ()) -> Iterator[Ser
         (Path(keys) / "load").write_text(key)
         port = free_port()
         began = time.monotonic()
-        process = subprocess.Popen(
-            [
-                *(sys.executable, "-m", "predictor", "serve", "--model.path", str(bundle)),
-                *("--server.host", "127.0.0.1", "--server.drain-delay-s", "0"),
-                *("--server.http-port", str(port), "--server.grpc-port", "0"),
-                *("--server.metrics-port", "0"),
-                *("--auth.keys-dir", keys, *settings),
-            ],
-            cwd=ROOT,
-            stdout=subprocess.DEVNULL,
-            start_new_session=True,
-        )
+        process = start(port, Path(keys), ("--server.metrics-port", "0", *settings), bundle=bundle)
         try:
-            _wait_until_ready(process, port)
+            wait_until_ready(process, port)
             yield Served(port, process, key, time.monotonic() - began)
         finally:
             process.send_signal(signal.SIGTERM)
             process.wait()
 
 
-def _wait_until_ready(process: subprocess.Popen[bytes], port: int) -> None:
+def start(
+    port: int,
+    keys: Path,
+    settings: Sequence[str] = (),
+    *,
+    bundle: Path = BUNDLE,
+    output: int | IO[bytes] = subprocess.DEVNULL,
+) -> subprocess.Popen[bytes]:
+    """Start a server, in a process group of its own so that Ctrl-C is left to the caller."""
+    return subprocess.Popen(
+        [
+            *(sys.executable, "-m", "predictor", "serve", "--model.path", str(bundle)),
+            *("--server.host", "127.0.0.1", "--server.drain-delay-s", "0"),
+            *("--server.http-port", str(port), "--server.grpc-port", "0"),
+            *("--auth.keys-dir", str(keys), *settings),
+        ],
+        cwd=ROOT,
+        stdout=output,
+        start_new_session=True,
+    )
+
+
+def wait_until_ready(process: subprocess.Popen[bytes], port: int) -> None:
+    """Raises: SystemExit: it ended instead."""
     while process.poll() is None:
         connection = http.client.HTTPConnection("127.0.0.1", port, timeout=2)
         with contextlib.suppress(OSError), contextlib.closing(connection):

@@ -29,6 +29,7 @@ from predictor.bundle.files import (
     verified_files,
 )
 from predictor.bundle.graph import GraphFacts, read_graph_facts
+from predictor.bundle.reference import Reference, read_reference
 from predictor.bundle.verdicts import Threshold, Verdicts
 from predictor.errors import BundleError
 
@@ -71,6 +72,7 @@ class Manifest:
         digest: SHA-256 over the names and digests of the bundle's files: the model's identity.
         files: SHA-256 in hex by file name, as declared and verified; empty without realfake.json.
         metrics: what the bundle says it reached; shown, never used.
+        reference: how its answers were distributed where it was tried; None where that is unsaid.
         graph: about its `model.onnx`; None where it has none that was exported from it.
     """
 
@@ -87,6 +89,7 @@ class Manifest:
     files: Mapping[str, str] = field(default_factory=dict)
     model_args: Mapping[str, Any] = field(default_factory=dict)
     metrics: Mapping[str, Any] = field(default_factory=dict)
+    reference: Reference | None = None
     graph: GraphFacts | None = None
 
 
@@ -145,6 +148,7 @@ def _read(root: Path, allow_pth: bool, graph: bool) -> Manifest:
         files=files,
         model_args=dict(config.mapping("model_args", {}).values),
         metrics=dict(own.mapping("metrics", {}).values),
+        reference=read_reference(own),
         graph=read_graph_facts(own, {name: files.get(name) for name in (CONFIG, weights.name)}),
     )
 

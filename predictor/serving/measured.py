@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import logging
+from functools import partial
+
+from prometheus_client.utils import floatToGoString
+
+from predictor.bundle.reference import Reference
 from predictor.inference.classifier import Classifier
 from predictor.security.audit import AuditLog
 from predictor.security.certificates import CertificateStore
@@ -12,6 +18,8 @@ from predictor.telemetry import metrics as names
 from predictor.telemetry.gpu import measure_gpu
 from predictor.telemetry.recording import Metrics
 
+log = logging.getLogger(__name__)
+
 
 def measure_process(
     metrics: Metrics,
@@ -19,10 +27,13 @@ def measure_process(
     keys: KeyStore | None,
     certificates: CertificateStore | None,
     rate_limits: RateLimits | None,
+    *,
+    max_queue: int,
 ) -> None:
     """Read what is there before the model. What is switched off has no series."""
     metrics.read(names.IN_FLIGHT, lambda: policy.in_flight)
     metrics.read(names.QUEUE_DEPTH, lambda: 0)  # until there is one
+    metrics.read(names.QUEUE_LIMIT, lambda: max_queue)
     if keys is not None:
         _measure_reloads(metrics, "keys", keys)
     if certificates is not None:
@@ -47,6 +58,8 @@ def measure_classifier(metrics: Metrics, classifier: Classifier, model_name: str
     metrics.read(names.QUEUE_DEPTH, lambda: classifier.queue_depth)
     if classifier.gpu is not None:
         measure_gpu(metrics, classifier.gpu, classifier.device)
+    if manifest.reference is not None:
+        measure_reference(metrics, manifest.reference)
 
 
 def _measure_reloads(metrics: Metrics, files: str, store: KeyStore | CertificateStore) -> None:
@@ -64,3 +77,15 @@ def _measure_end(metrics: Metrics, store: CertificateStore) -> None:
 def _measure_audit(metrics: Metrics, audit: AuditLog) -> None:
     metrics.read(names.AUDIT_DROPPED, lambda: audit.dropped)
     metrics.read(names.AUDIT_FAILING, lambda: audit.failing)
+
+
+def measure_reference(metrics: Metrics, reference: Reference) -> None:
+    """Show what the bundle expects at the bounds of the histogram that it knows."""
+    shares = {bound: reference.at(bound) for bound in names.FAKE_PROBABILITY.buckets}
+    known = {bound: share for bound, share in shares.items() if share is not None}
+    if len(known) <= 1:  # 1 is a bound of every reference, and says nothing
+        log.warning("the bundle's reference has no bound of the histogram; drift goes unnoticed")
+    for bound, share in known.items():
+        # As the histogram writes its own, or the two would never meet.
+        le = floatToGoString(bound)  # type: ignore[no-untyped-call]  # it has no annotations
+        metrics.read(names.REFERENCE, partial(float, share), le=le)

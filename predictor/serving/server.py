@@ -98,7 +98,14 @@ class RealFakeServer(kserve.ModelServer):  # type: ignore[misc]  # kserve ships 
         keys, certificates = _follow_keys(settings), _follow_certificates(settings)
         policy = Policy(keys, settings.limits, self._audit, self._metrics, self._tracer)
         self._policy = policy
-        measure_process(self._metrics, policy, keys, certificates, self._rate_limits)
+        measure_process(
+            self._metrics,
+            policy,
+            keys,
+            certificates,
+            self._rate_limits,
+            max_queue=settings.batching.max_queue,
+        )
         self._take_signals()
         allow_descriptors(settings.limits.max_connections)
         async with scrapeable(self._metrics, settings) as bound:

@@ -30,6 +30,7 @@ LABELS: Final = {
     "(OVERLOADED), `rate_limited`, `not_ready`",
     "verdict": "`fake`, `real`, `uncertain`",
     "key_id": "an id in `auth.keys_dir`; empty where no key was accepted",
+    "le": "a bound of `inference_fake_probability`",
     "name": "`model.name`",
     "version": "as `model_version`",
     "digest": "SHA-256 of the bundle",
@@ -89,7 +90,12 @@ BATCH_SIZE: Final = Metric(
 QUEUE_DEPTH: Final = Metric(
     "gauge",
     "inference_queue_depth",
-    "Decoded pictures that wait for the device now, of `batching.max_queue`.",
+    "Decoded pictures that wait for the device now.",
+)
+QUEUE_LIMIT: Final = Metric(
+    "gauge",
+    "inference_queue_limit",
+    "How many may wait (`batching.max_queue`), so that who looks at the depth knows what full is.",
 )
 QUEUE_WAIT: Final = Metric(
     "histogram",
@@ -130,6 +136,13 @@ FAKE_PROBABILITY: Final = Metric(
     "Distribution of the scores: drift shows here before verdicts change.",
     (),
     tuple(round(step / 20, 2) for step in range(1, 21)),
+)
+REFERENCE: Final = Metric(
+    "gauge",
+    "inference_fake_probability_reference",
+    "Share of pictures scored at most `le` where the bundle's author tried it: what the scores "
+    "here are compared with. Of a bundle with a `reference`, at the bounds of the histogram.",
+    ("le",),
 )
 LOOP_LAG: Final = Metric(
     "histogram",
@@ -226,12 +239,14 @@ ALL: Final = (
     STAGE,
     BATCH_SIZE,
     QUEUE_DEPTH,
+    QUEUE_LIMIT,
     QUEUE_WAIT,
     IN_FLIGHT,
     REJECTIONS,
     IMAGES,
     VERDICTS,
     FAKE_PROBABILITY,
+    REFERENCE,
     LOOP_LAG,
     MODEL_INFO,
     KEY_REQUESTS,

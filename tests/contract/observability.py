@@ -12,15 +12,23 @@ from typing import Any, Final
 
 import yaml
 
+from hack.runbooks import RUNBOOKS, queries
 from predictor.errors import ServiceError, WireError
-from predictor.telemetry.metrics import ALL, IMAGES, KEY_REQUESTS, LABELS, Metric
+from predictor.telemetry.metrics import (
+    ALL,
+    FAKE_PROBABILITY,
+    IMAGES,
+    KEY_REQUESTS,
+    LABELS,
+    REFERENCE,
+    Metric,
+)
 from tests import grafana
 from tests.alerts import promql
 from tests.alerts.promql import Selector
 from tests.documentation import PAGES, blocks
 
 ROOT: Final = Path(__file__).parents[2]
-RUNBOOKS: Final = ROOT / "manifests" / "runbooks"
 RULES: Final[list[dict[str, Any]]] = [
     rule
     for file in sorted((ROOT / "manifests" / "alerts").glob("*.yaml"))
@@ -69,6 +77,8 @@ def promql_labels(record: str) -> set[str]:
 
 
 def metric_of(series: str) -> Metric | None:
+    if series == REFERENCE.name:  # its bounds are the histogram's
+        return FAKE_PROBABILITY
     return next((m for m in ALL if series in {m.name, f"{m.name}_bucket"}), None)
 
 
@@ -97,12 +107,6 @@ def values_of(label: str, metric: Metric | None) -> set[str] | None:
 
 def own_fault() -> set[str]:
     return {kind.code for kind in ServiceError.__subclasses__()}
-
-
-def queries(page: Path) -> list[str]:
-    """The PromQL of a page; in a block, an empty line is between two."""
-    found = re.findall(r"^```promql\n(.*?)^```$", page.read_text("utf-8"), re.MULTILINE | re.DOTALL)
-    return [query for block in found for query in block.strip().split("\n\n")]
 
 
 def of_rules() -> Iterator[tuple[str, str]]:

@@ -8,7 +8,8 @@ from typing import Any, Final
 import pytest
 
 from hack.rollout.verdict import Margins
-from predictor.settings import Settings, knobs
+from hack.runbooks import RUNBOOKS, queries
+from predictor.settings import knobs
 from predictor.telemetry.metrics import ALL, LABELS
 from tests.alerts import promql
 from tests.contract.observability import (
@@ -16,11 +17,9 @@ from tests.contract.observability import (
     NAMED,
     ROOT,
     RULES,
-    RUNBOOKS,
     UNITS,
     known,
     own_fault,
-    queries,
     selectors,
 )
 
@@ -46,9 +45,7 @@ def test_every_reason_to_refuse_is_counted_as_shedding_or_left_out_on_purpose() 
     assert reasons - shed == {"rate_limited", "not_ready"}
 
 
-def test_thresholds_that_follow_from_settings_do() -> None:
-    (queue,) = (rule for rule in RULES if rule.get("alert") == "RealfakeQueueNearFull")
-    assert queue["expr"].split()[-1] == str(int(0.6 * Settings().batching.max_queue))
+def test_thresholds_that_follow_from_the_rollout_assistant_do() -> None:
     canary = "".join(rule["expr"] for rule in RULES if rule.get("alert") == "RealfakeCanaryWorse")
     margins = Margins()
     assert f"> {margins.error_increase}\n" in canary

@@ -9,7 +9,8 @@ from typing import Any
 import yaml
 from kubernetes import client, config
 
-from tests.programs import Processes, free_port
+from hack.ports import free_port
+from tests.programs import Processes
 from tests.rollout import certificates, definitions
 from tests.server.process import eventually
 

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
+from hack.ports import free_port
 from hack.rollout.cluster import Cluster
 from hack.rollout.errors import RolloutError
 from hack.rollout.release import Release, read, stop_canary_traffic
-from tests.programs import free_port
 from tests.rollout.objects import NAME, TESTERS, Namespace
 
 

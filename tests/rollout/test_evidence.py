@@ -6,10 +6,10 @@ from collections.abc import Callable
 
 import pytest
 
+from hack.ports import free_port
 from hack.rollout.errors import RolloutError
 from hack.rollout.evidence import Evidence, Prometheus
 from hack.rollout.statistics import quantile
-from tests.programs import free_port
 from tests.prometheus import Prometheus as RealPrometheus
 from tests.rollout.exporter import Replica
 from tests.server.process import eventually

@@ -18,9 +18,11 @@ import pytest
 from tritonclient.grpc import service_pb2 as pb
 from tritonclient.grpc import service_pb2_grpc as pb_grpc
 
+from hack.load.client import LoadClient, post
 from tests.pictures import jpeg
 from tests.server.conftest import StartServer
 from tests.server.process import ROOT, eventually
+from tests.server.scrape import scrape
 
 INFER = "/v2/models/realfake/infer"
 HEADERS = {"Content-Type": "image/jpeg"}
@@ -247,16 +249,48 @@ def test_a_file_that_fails_later_is_seen_and_heals(
         assert in_flight.result() == 200  # kept, and written later
         client.get("/v2")  # a record more, should the one in flight have come before the failure
         server.wait_for_log("audit records cannot be written")
+        assert scrape(server).value("inference_audit_failing") == 1
         expected = 503 if on_failure == "closed" else 200
         assert [client.get("/v2/health/ready").status_code, infer()] == [expected, expected]
         assert client.get("/v2/health/live").status_code == 200
         (tmp_path / "away").rename(directory)
         server.wait_for_log("audit records are written again")
+        assert scrape(server).value("inference_audit_failing") == 0
         assert [client.get("/v2/health/ready").status_code, infer()] == [200, 200]
     assert server.stop() == 0
     path = directory / "audit.jsonl"
     verify(path)
     assert len(records(path, "inference")) == answered.count(200)
+
+
+@pytest.mark.slow
+async def test_records_that_do_not_fit_are_counted_where_metrics_and_auditors_look(
+    start_server: StartServer, tmp_path: Path
+) -> None:
+    """More wrong keys than records may wait, while the volume is away."""
+    directory = tmp_path / "volume"
+    directory.mkdir()
+    settings = audited(directory, REALFAKE_AUDIT__ON_FAILURE="open")
+    server = start_server(settings, stub={}).wait_ready()
+    assert scrape(server).value("inference_audit_dropped_total") == 0
+    directory.rename(tmp_path / "away")
+    request = post("/v2/models/realfake/infer", b"", {"X-API-Key": "wrong" * 10})
+    client = LoadClient("127.0.0.1", server.listening["http_port"], request)
+    dropped = 0.0
+    while not dropped:
+        samples = await client.closed_loop(callers=16, seconds=1.0)
+        assert samples.seconds(401)
+        dropped = await asyncio.to_thread(
+            lambda: scrape(server).value("inference_audit_dropped_total")
+        )
+    client.close()
+    (tmp_path / "away").rename(directory)
+    await asyncio.to_thread(server.wait_for_log, "audit records are written again")
+    assert await asyncio.to_thread(server.stop) == 0
+    path = directory / "audit.jsonl"
+    verify(path)
+    gaps = [line["count"] for line in records(path, "records dropped")]
+    assert sum(gaps) == dropped
 
 
 def test_a_process_that_cannot_audit_does_not_start(

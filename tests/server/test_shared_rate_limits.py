@@ -19,6 +19,7 @@ from predictor.settings import RateLimitSettings
 from tests.pictures import jpeg
 from tests.server.process import ServerProcess
 from tests.server.redis import PASSWORD, RedisProcess, needs_redis
+from tests.server.scrape import scrape
 
 pytestmark = needs_redis
 
@@ -128,6 +129,7 @@ async def test_a_store_that_is_killed_under_load_opens_or_closes_and_comes_back(
             await asyncio.sleep(0.1)
         raise AssertionError("the store is back, and not used")
 
+    assert [store_failures(fleet[name]) for name in FLEET] == [0, 0]
     async with fleet["open"].async_client() as one, fleet["closed"].async_client() as two:
         traffic = asyncio.gather(load(one), load(two))
         await under_way.wait()
@@ -140,10 +142,16 @@ async def test_a_store_that_is_killed_under_load_opens_or_closes_and_comes_back(
             assert (answer.status_code, "ratelimit" in answer.headers) == (expected, False)
             assert (await client.get("/v2/health/ready")).status_code == 200
         assert answer.json()["code"] == "NOT_READY"
+        for name in FLEET:
+            assert await asyncio.to_thread(store_failures, fleet[name]) > 0, name
         await asyncio.to_thread(store.start)
         answers = await asyncio.gather(counted(one), counted(two))
         # The store that came back knows nothing of before.
         assert [answer.status_code for answer in answers] == [200, 200]
+        before = {name: await asyncio.to_thread(store_failures, fleet[name]) for name in FLEET}
+        await asyncio.gather(send(one, key), send(two, key))
+        after = {name: await asyncio.to_thread(store_failures, fleet[name]) for name in FLEET}
+        assert after == before
     assert len(failures(fleet["open"])) == len(failures(fleet["closed"])) == 1
 
 
@@ -163,6 +171,10 @@ async def test_a_store_that_hangs_stalls_nobody(
     finally:
         store.thaw()
     assert failures(fleet["closed"])[-1]["error_type"] == "TimeoutError"
+
+
+def store_failures(server: ServerProcess) -> float:
+    return scrape(server).value("inference_rate_limit_store_failures_total")
 
 
 def failures(server: ServerProcess) -> list[dict[str, str]]:

@@ -6,11 +6,13 @@ import socket
 import ssl
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 
 import grpc
 import httpx
 import pytest
+from cryptography import x509
 from tritonclient.grpc import service_pb2 as pb
 from tritonclient.grpc import service_pb2_grpc as pb_grpc
 
@@ -18,6 +20,7 @@ from tests.certificates import Authority, Pair
 from tests.mounted_secret import MountedSecret
 from tests.server.conftest import StartServer
 from tests.server.process import API_KEY, ServerProcess, eventually
+from tests.server.scrape import scrape
 
 OURS, THEIRS = Authority("ours"), Authority("theirs")
 
@@ -203,6 +206,34 @@ def test_new_connections_meet_the_new_certificate_and_old_ones_go_on(
     secret.publish(files(OURS.issue(), OURS))
     eventually(lambda: before.is_let_in(server) == [True, True] or None, 5, "the recovery")
     assert after.is_let_in(server) == [False, False]
+
+
+def test_the_end_of_the_certificate_and_what_was_refused_are_measured(
+    start_server: StartServer, tmp_path: Path
+) -> None:
+    """The end is that of the pair in use, not of what lies in the directory."""
+    short, long = OURS.issue(lifetime=timedelta(hours=2)), OURS.issue(lifetime=timedelta(days=90))
+    secret = MountedSecret(tmp_path / "secret", files(short, OURS))
+    server = wait_ready(start_server(settings(secret, mutual=False), stub={"STUB_POLL_S": "0.05"}))
+
+    def measured() -> tuple[float, float]:
+        found = scrape(server)
+        return (
+            found.value("inference_certificate_not_after_timestamp_seconds"),
+            found.value("inference_reload_failures_total", files="certificates"),
+        )
+
+    assert measured() == (ends(short), 0)
+    secret.publish(files(Pair(long.chain, OURS.issue().key), OURS))
+    server.wait_for_log("cannot reload; the last good version stays in use")
+    eventually(lambda: measured()[1] > 0 or None, 30, "the failure to be counted")
+    assert measured()[0] == ends(short)
+    secret.publish(files(long, OURS))
+    eventually(lambda: measured()[0] == ends(long) or None, 30, "the new end")
+
+
+def ends(pair: Pair) -> float:
+    return x509.load_pem_x509_certificate(pair.chain).not_valid_after_utc.timestamp()
 
 
 def test_a_pair_that_is_none_stops_the_start_before_a_port_opens(

@@ -36,6 +36,7 @@ OWN_FIELDS: dict[str, Any] = {
         "real_at_most": {"value": 0.2, "false_negative_rate": 0.02},
     },
     "metrics": {"auc": 0.9},
+    "reference": {"bounds": [0.5, 1], "shares": [0.7, 1], "pictures": 2000},
 }
 
 

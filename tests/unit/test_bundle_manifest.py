@@ -23,6 +23,7 @@ from predictor.bundle.manifest import (
     read_golden_vectors,
     read_manifest,
 )
+from predictor.bundle.reference import Reference
 from predictor.bundle.verdicts import Threshold, Verdicts
 from predictor.errors import BundleError
 from tests.unit.bundles import (
@@ -58,6 +59,7 @@ def test_everything_comes_from_the_bundle(bundle: Path) -> None:
     assert (high.value, high.error_rate) == (0.8, 0.01)
     assert (low.value, low.error_rate) == (0.2, 0.02)
     assert manifest.files == {name: sha256(bundle / name) for name in (CONFIG, WEIGHTS)}
+    assert manifest.reference == Reference((0.5, 1.0), (0.7, 1.0), 2000)
 
 
 def test_a_plain_hub_bundle_gets_what_timm_assumes(bundle: Path) -> None:
@@ -176,6 +178,20 @@ def test_config_that_is_wrong_is_named(place: str, value: Any, says: str, bundle
         ("thresholds.real_at_most.value", 0.9, "must not be above fake_at_least"),
         ("thresholds", 0.5, "thresholds: must be an object"),
         ("metrics", "good", "metrics: must be an object"),
+        ("reference", [0.5], "reference: must be an object"),
+        ("reference.bounds", [], "reference: bounds: must be 1 to 1000 numbers"),
+        ("reference.bounds", [0.5, 0.5], "reference: bounds: must rise"),
+        ("reference.bounds", [0.5, 0.9], "reference: bounds: must rise from 0 or more, and end"),
+        ("reference.bounds", [-0.5, 1], "reference: bounds: must rise from 0 or more"),
+        ("reference.bounds", [0.5, "1"], "reference: bounds: must be a list of finite numbers"),
+        ("reference.bounds", [0.2, 0.5, 1], "reference: shares: must be 3 numbers"),
+        ("reference.shares", [1.2, 1], "reference: shares: must not fall"),
+        ("reference.shares", [-0.1, 1], "reference: shares: must not fall, be 0 or more"),
+        ("reference.shares", [0.2, 0.9], "reference: shares: must not fall, be 0 or more, and end"),
+        ("reference.shares", None, "reference: shares: must be 2 numbers"),
+        ("reference.pictures", 0, "reference: pictures: must be a whole number"),
+        ("reference.pictures", 0.5, "reference: pictures: must be a whole number"),
+        ("reference.pictures", None, "reference: pictures: must be a whole number"),
         ("files", {}, "files: must hold the SHA-256 of config.json"),
         ("files", "all", "files: must be an object"),
     ],
@@ -255,6 +271,9 @@ def read_or_refuse(bundle: Path) -> None:
 def assert_servable(manifest: Manifest) -> None:
     numbers = (manifest.temperature, *manifest.preprocessing.mean, *manifest.preprocessing.std)
     assert all(map(math.isfinite, numbers))
+    if (reference := manifest.reference) is not None:
+        assert list(reference.shares) == sorted(reference.shares)
+        assert 0 <= reference.shares[0] <= reference.shares[-1] == reference.bounds[-1] == 1
     assert manifest.verdicts.real_at_most.value <= manifest.verdicts.fake_at_least.value
     assert sorted(manifest.verdicts.fake_labels + manifest.verdicts.real_labels) == list(
         range(manifest.num_classes)

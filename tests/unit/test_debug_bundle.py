@@ -18,6 +18,7 @@ from hack.debug_bundle.scenes import KINDS, Kind, picture
 from predictor.bundle.convert import verify
 from predictor.bundle.loader import load_module
 from predictor.bundle.manifest import read_golden_vectors, read_manifest
+from predictor.bundle.reference import measure
 from predictor.inference.classifier import load_classifier
 from predictor.inference.pictures import EncodedImage
 from predictor.settings import Settings
@@ -85,6 +86,10 @@ def test_its_numbers_hold_on_pictures_it_was_held_from() -> None:
     lines = OWN["thresholds"]["fake_at_least"]
     rate = float((photos >= lines["value"]).mean())
     assert rate == pytest.approx(lines["false_positive_rate"], abs=0.02)
+    reference = manifest.reference
+    assert reference is not None
+    assert reference.pictures == 2000
+    assert measure(fake.tolist()).shares == pytest.approx(reference.shares, abs=0.05)
 
 
 async def test_its_samples_get_the_verdict_of_their_name() -> None:

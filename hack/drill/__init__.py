@@ -1,0 +1,1 @@
+"""A fault drill: real faults, a real Prometheus, and what the runbooks say to do."""
