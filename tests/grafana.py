@@ -20,7 +20,8 @@ EXAMPLE: Final[Mapping[str, str | list[str]]] = {
     "__rate_interval": "1m",
     "__range": "6h",
 }
-_VARIABLE: Final = re.compile(r"\$(?:\{(\w+)(?::\w+)?\}|(\w+))")
+_VARIABLE: Final = re.compile(r"\$(?:\{(\w+)(?::\w+)?\}|([a-zA-Z_]\w*))")
+"""`$1`, of a replacement, is no variable, and stays."""
 
 
 @dataclass(frozen=True, slots=True)

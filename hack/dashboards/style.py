@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Final
 
-from predictor.settings import Settings
-
 GREEN: Final = "green"
 ORANGE: Final = "orange"
 RED: Final = "red"
@@ -18,7 +16,8 @@ LAG_S: Final = 0.1
 DRIFT: Final = 0.2
 """As in manifests/alerts, which says why; tests/contract/test_dashboards.py compares."""
 BURN_FAST: Final = 14.4
-QUEUE: Final = int(0.6 * Settings().batching.max_queue)
+CERTIFICATE_DAYS: Final = (3, 14)
+QUEUE: Final = 0.6
 
 VERDICTS: Final = {"fake": RED, "real": GREEN, "uncertain": "yellow"}
 TRACKS: Final = {"stable": "blue", "canary": ORANGE}

@@ -159,6 +159,11 @@ def test_lines_are_where_alerts_begin() -> None:
     assert re.search(rf"> {style.QUEUE}$", written["RealfakeQueueNearFull"].strip())
     assert re.search(rf"> {style.LAG_S}$", written["RealfakeEventLoopLag"].strip())
     assert f"> {style.DRIFT}\n" in written["RealfakeScoreDrift"]
+    days = re.findall(
+        r"< (\d+) \* 24 \* 3600",
+        "".join(r["expr"] for r in RULES if r.get("alert") == "RealfakeCertificateExpiring"),
+    )
+    assert sorted(map(int, days)) == sorted(style.CERTIFICATE_DAYS)
 
 
 def test_a_label_or_part_that_is_gone_stops_the_generator() -> None:

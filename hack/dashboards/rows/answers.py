@@ -6,14 +6,22 @@ from typing import Final
 
 from hack.dashboards import style
 from hack.dashboards.description import Bars, Heatmap, Lines, Query, Row
-from hack.dashboards.promql import increase, of_version, rate, recorded, share, total
-from predictor.telemetry.metrics import FAKE_PROBABILITY, IMAGES, VERDICTS
+from hack.dashboards.promql import increase, of_version, rate, recorded, series, share, total
+from predictor.telemetry.metrics import FAKE_PROBABILITY, IMAGES, REFERENCE, VERDICTS
 
 DRIFT: Final = ("RealfakeScoreDrift",)
 WINDOW: Final = "6h"
 """As the alert looks at it: enough pictures, and a change still shows on the same day."""
 BOUNDS: Final = tuple(str(float(bound)) for bound in FAKE_PROBABILITY.buckets[:-1])
 """All but the last, at or below which everything is."""
+
+
+NOW: Final = recorded("realfake:fake_probability:cdf6h")
+
+
+def _as_stable(series: str) -> str:
+    """With the `job` of stable, as the rules record what stable and canary do together."""
+    return f'label_replace({series}, "job", "$1-predictor", "job", "(.+)-canary-predictor")'
 
 
 def at_most(bucket: str, count: str) -> str:
@@ -87,10 +95,12 @@ ROW: Final = Row(
         ),
         Bars(
             title="Scores, cumulated",
-            reads="Share of the pictures scored at most this, over 6 hours: now, a week ago, "
-            "and by the version to compare with. Equal bars are equal distributions.",
+            reads="Share of the pictures scored at most this, over 6 hours: now, in the bundle's "
+            "reference, a week ago, and by the version to compare with. Equal bars are equal "
+            "distributions.",
             queries=(
                 Query(_of("$model_version"), "now"),
+                Query(f"max by (le) ({series(REFERENCE)})", "reference"),
                 Query(_week_ago(), "a week ago"),
                 Query(_of("$other_version"), "other version"),
             ),
@@ -101,16 +111,19 @@ ROW: Final = Row(
             width=12,
         ),
         Lines(
-            title="How far have the scores moved in a week?",
-            reads="The largest difference between the cumulated shares of now and of a week "
-            "ago. The line is where an alert begins. The rules in manifests/alerts record "
-            "this: without them, and in the first week, it stays empty.",
+            title="How far have the scores moved?",
+            reads="The largest difference between the cumulated shares of now and those of the "
+            "bundle's reference, and of a week ago. The line is where an alert begins. The rules "
+            "in manifests/alerts record it; without them it stays empty.",
             queries=(
                 Query(
-                    "max by (namespace, job) (abs({now} - {now} offset 1w))".format(
-                        now=recorded("realfake:fake_probability:cdf6h")
-                    ),
-                    "{{namespace}}/{{job}}",
+                    f"max by (namespace, job) (abs({NOW} - on (namespace, job, le) "
+                    f"max by (namespace, job, le) ({_as_stable(series(REFERENCE))})))",
+                    "{{namespace}}/{{job}} from the reference",
+                ),
+                Query(
+                    f"max by (namespace, job) (abs({NOW} - {NOW} offset 1w))",
+                    "{{namespace}}/{{job}} in a week",
                 ),
             ),
             unit="percentunit",

@@ -12,6 +12,7 @@ from predictor.telemetry.metrics import (
     IN_FLIGHT,
     LOOP_LAG,
     QUEUE_DEPTH,
+    QUEUE_LIMIT,
     QUEUE_WAIT,
     REJECTIONS,
 )
@@ -30,10 +31,12 @@ ROW: Final = Row(
             empty="nothing is scraped",
         ),
         Lines(
-            title="Pictures waiting for the device, by pod",
-            reads="Decoded pictures in the queue. The red line is 60 % of the default "
-            "`batching.max_queue`, where an alert begins.",
-            queries=(Query(series(QUEUE_DEPTH), "{{pod}}"),),
+            title="How full the queue is, by pod",
+            reads="Decoded pictures that wait for the device, as a share of `batching.max_queue`. "
+            "An alert begins at the red line.",
+            queries=(Query(f"{series(QUEUE_DEPTH)} / {series(QUEUE_LIMIT)}", "{{pod}}"),),
+            unit="percentunit",
+            most=1,
             limits={style.QUEUE: style.RED},
             runbooks=FULL,
             empty="nothing is scraped",

@@ -17,7 +17,7 @@ from predictor.telemetry.metrics import (
 )
 
 RELOAD: Final = ("RealfakeReloadFailing",)
-BUDGET: Final = ("RealfakeErrorBudgetBurnFast",)
+AUDIT: Final = ("RealfakeAuditFailing",)
 DAY_S: Final = 86_400
 
 ROW: Final = Row(
@@ -25,13 +25,18 @@ ROW: Final = Row(
     (
         Number(
             title="Certificate ends in",
-            reads="The TLS certificate in use that ends first. Renew it before this is a week.",
+            reads="The TLS certificate in use that ends first. Alerts begin at 14 days and 3.",
             queries=(Query(f"min({series(CERTIFICATE_END)}) - time()"),),
             unit="s",
             decimals=0,
             base_color=style.RED,
-            limits={7 * DAY_S: style.ORANGE, 21 * DAY_S: style.GREEN},
-            runbooks=RELOAD,
+            limits={
+                days * DAY_S: color
+                for days, color in zip(
+                    style.CERTIFICATE_DAYS, (style.ORANGE, style.GREEN), strict=True
+                )
+            },
+            runbooks=("RealfakeCertificateExpiring",),
             empty="TLS is off",
         ),
         Number(
@@ -40,7 +45,7 @@ ROW: Final = Row(
             "goes unrecorded.",
             queries=(Query(total(series(AUDIT_FAILING)), "failing"),),
             limits={1: style.RED},
-            runbooks=BUDGET,
+            runbooks=AUDIT,
             empty="audit is off",
         ),
         Number(
@@ -50,7 +55,7 @@ ROW: Final = Row(
             queries=(Query(total(increase(AUDIT_DROPPED, window=RANGE))),),
             limits={1: style.RED},
             decimals=0,
-            runbooks=BUDGET,
+            runbooks=AUDIT,
             empty="audit is off",
         ),
         Lines(
@@ -85,7 +90,7 @@ ROW: Final = Row(
             "inference is refused: `rate_limit.on_store_failure`.",
             queries=(Query(total(rate(STORE_FAILURES), "pod"), "{{pod}}"),),
             unit="ops",
-            runbooks=BUDGET,
+            runbooks=("RealfakeRateLimitStoreFailing",),
             empty="rate limits are off",
             width=12,
         ),
