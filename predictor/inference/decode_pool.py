@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 from typing import NamedTuple, Protocol
 
 from predictor.bundle.manifest import Preprocessing
@@ -73,7 +74,8 @@ class ThreadDecodePool:
         if self._closed:
             raise NotReady(STOPPED)
         loop = asyncio.get_running_loop()
-        return loop.run_in_executor(self._executor, self._prepare, picture, deadline)
+        context = copy_context()  # its request's, for what is logged about it
+        return loop.run_in_executor(self._executor, context.run, self._prepare, picture, deadline)
 
     def close(self) -> None:
         self._closed = True

@@ -8,7 +8,8 @@ import queue
 import threading
 import time
 from concurrent.futures import Future
-from typing import Final, TypeAlias
+from contextvars import Context, copy_context
+from typing import Final, NamedTuple
 
 from predictor.errors import NotReady, Overloaded, StartupError
 from predictor.inference.batcher import STOPPED
@@ -22,7 +23,14 @@ log = logging.getLogger("predictor.decoding")
 
 RECYCLE_AFTER: Final = 10_000
 
-_Job: TypeAlias = tuple[Picture, float | None, "Future[Prepared]"]
+
+class _Job(NamedTuple):
+    """Attributes: context: its request's, for what is logged about it."""
+
+    picture: Picture
+    deadline: float | None
+    future: Future[Prepared]
+    context: Context
 
 
 class ProcessDecodePool:
@@ -66,7 +74,7 @@ class ProcessDecodePool:
         if self._closed:
             raise NotReady(STOPPED)
         future: Future[Prepared] = Future()
-        self._jobs.put((picture, deadline, future))
+        self._jobs.put(_Job(picture, deadline, future, copy_context()))
         return asyncio.wrap_future(future)
 
     def close(self) -> None:
@@ -76,8 +84,8 @@ class ProcessDecodePool:
                 job = self._jobs.get_nowait()
             except queue.Empty:
                 break
-            if job is not None and job[2].set_running_or_notify_cancel():
-                job[2].set_exception(NotReady(STOPPED))
+            if job is not None and job.future.set_running_or_notify_cancel():
+                job.future.set_exception(NotReady(STOPPED))
         for _ in range(self.workers):
             self._jobs.put(None)
         self._nursery.close()
@@ -85,7 +93,7 @@ class ProcessDecodePool:
     def _serve(self, first: DecoderProcess) -> None:
         decoder: DecoderProcess | None = first
         while (job := self._jobs.get()) is not None:
-            decoder = self._do(job, decoder)
+            decoder = job.context.run(self._do, job, decoder)
             del job  # else a waiting worker keeps the last picture alive
         if decoder is not None:
             decoder.close()
@@ -93,7 +101,7 @@ class ProcessDecodePool:
 
     def _do(self, job: _Job, decoder: DecoderProcess | None) -> DecoderProcess | None:
         """Prepare one picture; return the decoder for the next."""
-        picture, deadline, future = job
+        picture, deadline, future, _ = job
         if not future.set_running_or_notify_cancel():
             return decoder
         try:

@@ -65,10 +65,11 @@ async def test_a_crash_an_overrun_and_a_glutton_cost_their_own_request(
     assert {answer.status_code for answer in answers[len(bad) :]} == {200}
     assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
     assert set(ready) == {200}
-    ends = [
-        line["exit"] for line in stub.log_lines() if line["message"].startswith("a decoder end")
-    ]
-    assert sorted(ends) == ["SIGPROF", "SIGSEGV", "SIGSEGV", "SIGSEGV"]
+    ends = [line for line in stub.log_lines() if line["message"].startswith("a decoder end")]
+    assert sorted(line["exit"] for line in ends) == ["SIGPROF", "SIGSEGV", "SIGSEGV", "SIGSEGV"]
+    # Each is found by the request whose picture it was.
+    at_fault = {answer.headers["x-request-id"] for answer in answers[: len(bad)]}
+    assert len({line["request_id"] for line in ends} & at_fault) == 3
 
 
 async def test_a_hanging_decoder_is_cut_at_the_deadline_and_replaced(stub: ServerProcess) -> None:
