@@ -21,6 +21,7 @@ REF: Final = "#/definitions/"
 # Settings that follow from other values: given twice, they could disagree.
 OWNED: Final = {
     "auth": ("mode", "keys_dir"),
+    "model": ("digest",),
     "server": ("http_port", "grpc_port", "metrics_port", "metrics_enabled"),
 }
 

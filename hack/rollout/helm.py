@@ -33,9 +33,18 @@ def promoted(values: dict[str, Any]) -> dict[str, Any]:
         raise RolloutError(
             f"canary overrides none of {', '.join(OVERRIDES)}: there is nothing to promote"
         )
-    if any(name in found["image"] for name in _NAMES_AN_IMAGE):
+    new_image = any(name in found["image"] for name in _NAMES_AN_IMAGE)
+    if new_image:
         # As the chart has it: stable's digest would win over the canary's tag.
         found["image"].setdefault("digest", "")
+    stored = (values.get("model") or {}).get("storageUri")
+    if (
+        "storageUri" in found["model"]
+        or "path" in found["config"].get("model", {})
+        or (new_image and not stored)
+    ):
+        # And stable's bundle would be asked for where the canary's lies.
+        found["model"].setdefault("digest", "")
     for name, override in found.items():
         if override:
             result[name] = _merged(result.get(name), override)

@@ -218,7 +218,11 @@ def load_classifier(settings: Settings) -> Classifier:
         SettingsError: the device is not to be had, or too small for the largest batch.
     """
     manifest = read_manifest(settings.model.path, allow_pth=settings.model.allow_pth)
-
+    if settings.model.digest not in (None, manifest.digest):
+        raise BundleError(
+            f"model.digest: the bundle's is {manifest.digest}; name that one if it is the bundle "
+            "you want, or fetch the one you do"
+        )
     engine = make_engine(manifest, settings.model)
     largest = _largest_batch(engine, settings)
     try:

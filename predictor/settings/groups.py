@@ -17,6 +17,7 @@ from predictor.settings.lists import Pairs
 MIB: Final = 1024 * 1024
 
 Port = Annotated[int, Field(ge=0, le=65535)]
+Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$", examples=["0b5e…"])]
 Url = Annotated[
     str,
     Field(
@@ -40,6 +41,11 @@ class ModelSettings(Group):
         pattern=r"^[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?$",
         description="Name of the model in every route and in every gRPC call. Clients that use "
         "another name get NOT_FOUND.",
+    )
+    digest: Digest | None = Field(
+        None,
+        description="Digest of the bundle that is to be served, as `python -m predictor model "
+        "inspect` prints it. Another one is refused at the start, whatever lies at its address.",
     )
     allow_pth: bool = Field(
         False,

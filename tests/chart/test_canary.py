@@ -88,6 +88,28 @@ def test_the_canary_has_settings_of_its_own_with_their_zeros(way: str) -> None:
     assert canary["batching"] == {"max_batch_size": 32}
 
 
+PIN, OTHER_PIN = "a" * 64, "b" * 64
+
+
+@pytest.mark.parametrize(
+    ("values", "pinned"),
+    [
+        ({}, None),  # CANARY names another model
+        ({"canary": {"model": {"digest": OTHER_PIN}}}, OTHER_PIN),
+        ({"canary": {"model": {"storageUri": ""}}}, PIN),  # the image differs, not the model
+        ({"model": {"storageUri": ""}, "canary": {"model": {"storageUri": ""}}}, None),
+    ],
+)
+def test_a_canary_is_not_held_to_the_stable_bundle(
+    values: dict[str, Any], pinned: str | None
+) -> None:
+    """It would never start."""
+    rendered = render(STABLE, {"model": {"digest": PIN}}, CANARY, WAYS["route"], values)
+    assert settings_file(rendered)["model"]["digest"] == PIN
+    canary = settings_file(rendered, f"{NAME}-canary-config")
+    assert canary.get("model", {}).get("digest") == pinned
+
+
 @pytest.mark.parametrize("way", WAYS)
 def test_ending_a_canary_is_one_value(way: str) -> None:
     """Roll back: exactly what was there before, so `helm rollback` does the same."""

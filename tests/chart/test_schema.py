@@ -108,6 +108,7 @@ def test_every_setting_is_in_the_schema_or_owned_by_the_chart() -> None:
     assert owned <= {
         "auth.mode",
         "auth.keys_dir",
+        "model.digest",
         "server.http_port",
         "server.grpc_port",
         "server.metrics_port",

@@ -96,6 +96,25 @@ def test_an_image_is_promoted_whole(canary: dict[str, str], image: dict[str, str
     assert promoted(values)["image"] == image
 
 
+@pytest.mark.parametrize(
+    ("canary", "digest"),
+    [
+        ({"model": {"storageUri": "s3://new"}}, ""),
+        ({"model": {"storageUri": "s3://new", "digest": "new"}}, "new"),
+        ({"config": {"model": {"path": "/elsewhere"}}}, ""),
+        ({"image": {"tag": "2"}}, "old"),
+    ],
+)
+def test_a_promoted_bundle_is_not_held_to_the_old_one(canary: dict[str, Any], digest: str) -> None:
+    """It would never start."""
+    values = {
+        "image": {"tag": "1"},
+        "model": {"storageUri": "s3://old", "digest": "old"},
+        "canary": {"enabled": True, **canary},
+    }
+    assert promoted(values)["model"]["digest"] == digest
+
+
 def test_settings_that_are_zero_or_off_are_promoted() -> None:
     values = {
         "config": {"batching": {"max_wait_ms": 5, "max_queue": 8}},

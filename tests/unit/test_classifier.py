@@ -357,6 +357,18 @@ async def test_a_batch_that_does_not_fit_at_start_is_a_setting_to_change(
         await asyncio.to_thread(load_classifier, settings)
 
 
+async def test_another_bundle_than_the_one_that_was_named_is_refused(settings: Settings) -> None:
+    def pinned(digest: str) -> Settings:
+        model = settings.model.model_copy(update={"digest": digest})
+        return settings.model_copy(update={"model": model})
+
+    with pytest.raises(BundleError, match=r"^model\.digest: the bundle's is [0-9a-f]{64}") as found:
+        await asyncio.to_thread(load_classifier, pinned("0" * 64))
+    named = found.value.message.split()[4].rstrip(";")
+    classifier = await asyncio.to_thread(load_classifier, pinned(named))
+    await classifier.close()
+
+
 @pytest.mark.parametrize(("gains_by", "largest"), [(None, 4), (2, 2), (5, 4)])
 async def test_no_larger_batch_is_formed_than_the_engine_gains_by(
     gains_by: int | None, largest: int, settings: Settings, manifest: Manifest

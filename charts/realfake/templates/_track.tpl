@@ -8,6 +8,7 @@ Takes root and canary. Every override of the canary is applied here and nowhere 
 {{- $name := include "realfake.name" .root }}
 {{- $image := pick $values.image "repository" "tag" "digest" }}
 {{- $storageUri := $values.model.storageUri }}
+{{- $digest := $values.model.digest }}
 {{- $overrides := dict }}
 {{- $replicas := pick $values.autoscaling "minReplicas" "maxReplicas" }}
 {{- if .canary }}
@@ -17,6 +18,12 @@ Takes root and canary. Every override of the canary is applied here and nowhere 
       "repository" ($canary.image.repository | default $image.repository)
       "tag" ($canary.image.tag | default $image.tag)
       "digest" $canary.image.digest }}
+  {{- end }}
+  {{- if or $canary.model.storageUri $canary.model.digest (hasKey (get $canary.config "model" | default dict) "path") }}
+    {{- $digest = $canary.model.digest }}
+  {{- else if and (not $storageUri) (ne (toJson $image) (toJson (pick $values.image "repository" "tag" "digest"))) }}
+    {{- /* The bundle is the image's own. */}}
+    {{- $digest = "" }}
   {{- end }}
   {{- $storageUri = $canary.model.storageUri | default $storageUri }}
   {{- $overrides = $canary.config }}
@@ -33,7 +40,7 @@ Takes root and canary. Every override of the canary is applied here and nowhere 
   "canary" .canary
   "image" (include "realfake.image" (dict "root" .root "image" $image))
   "storageUri" $storageUri
-  "settings" (include "realfake.settings" (dict "root" .root "overrides" $overrides) | fromJson)
+  "settings" (include "realfake.settings" (dict "root" .root "overrides" $overrides "digest" $digest) | fromJson)
   "minReplicas" $replicas.minReplicas
   "maxReplicas" (ternary $replicas.maxReplicas $replicas.minReplicas $scales)
   | toJson }}
@@ -47,11 +54,14 @@ Takes root and canary. Every override of the canary is applied here and nowhere 
 {{- end }}
 {{- end }}
 
-{{/* The settings to run with, as JSON: `config`, the canary's, and those the chart owns. Takes root and overrides. */}}
+{{/* The settings to run with, as JSON: `config`, the canary's, and those the chart owns. Takes root, overrides and the bundle's digest. */}}
 {{- define "realfake.settings" -}}
 {{- $values := .root.Values }}
 {{- $known := .root.Files.Get "files/settings.json" | fromJson }}
 {{- $owned := dict "auth" (dict "mode" $values.auth.mode) }}
+{{- with .digest }}
+  {{- $_ := set $owned "model" (dict "digest" .) }}
+{{- end }}
 {{- if eq $values.auth.mode "api_key" }}
   {{- $_ := set $owned.auth "keys_dir" "/etc/realfake/keys" }}
 {{- end }}
