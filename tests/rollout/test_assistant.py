@@ -30,7 +30,7 @@ VALUES: dict[str, Any] = {
         "strategy": "route",
         "weight": 20,
         "image": {"tag": "1.1.0"},
-        "model": {"storageUri": "s3://models/detector-2"},
+        "model": {"storageUri": "s3://models/detector-2", "digest": ""},
     },
 }
 Assistant = Callable[..., "Done"]
@@ -184,7 +184,7 @@ def test_a_promotion_makes_the_overrides_stables_own(
             "digest": "",
             "pullPolicy": "Always",
         },
-        "model": {"storageUri": "s3://models/detector-2"},
+        "model": {"storageUri": "s3://models/detector-2", "digest": ""},
         "auth": {"existingSecret": "detector-keys"},
         "autoscaling": {"minReplicas": 0},
         "canary": {"enabled": False, "strategy": "route"},
