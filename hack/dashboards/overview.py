@@ -6,7 +6,7 @@ from typing import Final
 
 from hack.dashboards import style
 from hack.dashboards.description import Annotation, Dashboard, Query
-from hack.dashboards.promql import foreign, series
+from hack.dashboards.promql import named, series
 from hack.dashboards.rows import answers, callers, canary, gpu, health, saturation, speed, trust
 from predictor.telemetry.metrics import MODEL_INFO
 
@@ -34,8 +34,8 @@ OVERVIEW: Final = Dashboard(
         Annotation(
             "Alerts",
             Query(
-                foreign("ALERTS", health.ALERTS, 'alertstate="firing"'),
-                absent="the shortest alert waits two minutes before it fires",
+                named("ALERTS", health.ALERTS, 'alertstate="firing"'),
+                absent="nothing has waited long enough to fire",
             ),
             "{{alertname}} {{namespace}}/{{job}}",
             style.RED,

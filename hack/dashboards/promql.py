@@ -46,14 +46,11 @@ def _matcher(label: str, value: Where) -> str:
     return f'{label}="{value}"' if isinstance(value, str) else f'{label}=~"{"|".join(value)}"'
 
 
-def recorded(name: str, *matchers: str) -> str:
-    """A series that manifests/alerts records, with the stable `job` for both tracks."""
+def named(name: str, *matchers: str) -> str:
+    """A series that is not ours to define: manifests/alerts records it, with the stable `job` for
+    both tracks, or Prometheus has it.
+    """
     return f"{name}{{{', '.join((PLACE, *matchers))}}}"
-
-
-def foreign(name: str, *matchers: str) -> str:
-    """A series of others: Prometheus, or its client."""
-    return recorded(name, *matchers)
 
 
 def rate(

@@ -124,10 +124,10 @@ class ProcessDecodePool:
     def _started(self) -> DecoderProcess:
         try:
             return self._nursery.start_decoder()
-        except OSError:
+        except OSError as error:
             if self._closed:
                 raise NotReady(STOPPED) from None
-            log.exception("no decoder can be started")
+            log.error("no decoder can be started", extra={"reason": error.strerror})
             raise Overloaded(
                 "no decoder can be started now; retry later", reason="decoder"
             ) from None

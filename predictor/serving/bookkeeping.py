@@ -10,9 +10,9 @@ from collections.abc import Mapping
 from predictor.errors import NotReady, ServiceError, WireError
 from predictor.serving.call import Call, call_var
 from predictor.serving.policy import Policy
+from predictor.telemetry import trace_context
 from predictor.telemetry.logging import request_id_var, span_id_var, trace_id_var
 from predictor.telemetry.recording import OK
-from predictor.telemetry.trace_context import trace_id
 
 access_log = logging.getLogger("predictor.access")
 
@@ -25,10 +25,12 @@ def begin(policy: Policy, call: Call, headers: Mapping[str, str]) -> None:
     """
     request_id_var.set(call.request_id)
     call_var.set(call)
+    caller = trace_context.parse(headers.get("traceparent"))
     if policy.tracer is None or call.public:
-        trace_id_var.set(trace_id(headers.get("traceparent")))
+        trace_id_var.set(None if caller is None else caller.trace_id)
+        span_id_var.set(None)  # a pipelined request begins in the context of the one before
         return
-    trace = call.trace = policy.tracer.begin(headers, call.timeline)
+    trace = call.trace = policy.tracer.begin(caller, call.timeline)
     trace_id_var.set(trace.trace_id)
     span_id_var.set(trace.span_id)
 
@@ -55,9 +57,11 @@ def end(
         policy.metrics.ended(
             call.counted_as, code, now - call.timeline.began, error, exemplar=call.ids
         )
-    if policy.tracer is not None and call.trace is not None:
+    trace = call.trace
+    # A stranger's word is not enough: his spans would push those of others out of the queue.
+    if policy.tracer is not None and trace is not None and (call.accepted or not trace.forced):
         policy.tracer.end(
-            call.trace,
+            trace,
             call.timeline,
             name=call.route or "unknown route",
             failed=isinstance(error, ServiceError),

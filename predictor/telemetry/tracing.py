@@ -7,6 +7,7 @@ lines name it.
 
 from __future__ import annotations
 
+import logging
 import socket
 import threading
 import time
@@ -18,14 +19,21 @@ from typing import TYPE_CHECKING, Any, Final
 from predictor.inference.observer import Observer
 from predictor.inference.timeline import Timeline
 from predictor.settings import TelemetrySettings
+from predictor.telemetry.trace_context import TraceParent
 
 if TYPE_CHECKING:
+    from opentelemetry.context import Context
     from opentelemetry.sdk.trace.export import SpanExporter
     from opentelemetry.trace import Span, SpanContext
 
 NAME: Final = "predictor"
 FLUSH_S: Final = 2.0
 """For the last spans, when the process stops and its collector may be gone."""
+
+_COMPLAINING: Final = (
+    "opentelemetry.exporter.otlp.proto.http.trace_exporter",
+    "opentelemetry.sdk._shared_internal",
+)
 
 Attributes = Mapping[str, str | int | float | bool | None]
 
@@ -38,12 +46,14 @@ class Trace:
         trace_id: 32 hexadecimal digits; the caller's where it sent one.
         span_id: 16.
         sampled: whether anybody will see it.
+        forced: the caller wants it seen.
         offset_ns: from `time.monotonic()` to nanoseconds since 1970.
     """
 
     trace_id: str
     span_id: str
     sampled: bool
+    forced: bool
     offset_ns: int
     span: Span
 
@@ -83,19 +93,15 @@ class Tracer(Observer):
         self._requests = requests.get_tracer(NAME)
         self._forwards = forwards.get_tracer(NAME)
 
-    def begin(self, carrier: Mapping[str, str], timeline: Timeline) -> Trace:
-        """Begin a request's span, as a part of its caller's trace.
-
-        Args:
-            carrier: headers by lower-case name, of which `traceparent` and `tracestate` count.
-        """
+    def begin(self, caller: TraceParent | None, timeline: Timeline) -> Trace:
+        """Begin a request's span, as a part of its caller's trace."""
         from opentelemetry import trace
-        from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+        from opentelemetry.context import Context
 
         offset_ns = _offset_ns()
         span = self._requests.start_span(
             "request",
-            TraceContextTextMapPropagator().extract(carrier),
+            Context() if caller is None else _remote(caller),
             trace.SpanKind.SERVER,
             start_time=offset_ns + round(timeline.began * 1e9),
         )
@@ -106,6 +112,7 @@ class Tracer(Observer):
             trace.format_trace_id(context.trace_id),
             trace.format_span_id(context.span_id),
             context.trace_flags.sampled,
+            caller is not None and caller.sampled,
             offset_ns,
             span,
         )
@@ -113,7 +120,7 @@ class Tracer(Observer):
     def end(
         self, request: Trace, timeline: Timeline, *, name: str, failed: bool, attributes: Attributes
     ) -> None:
-        """End a request's span, and make those of its stages.
+        """End a request's span, and make those of its stages. One that is not ended is not sent.
 
         Args:
             name: what was asked, from a bounded set.
@@ -174,8 +181,36 @@ def open_tracer(settings: TelemetrySettings, service: str) -> Tracer | None:
         return None
     from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 
+    complaints = _OnceAMinute()
+    for name in _COMPLAINING:
+        logging.getLogger(name).addFilter(complaints)
     exporter = OTLPSpanExporter(f"{settings.otlp_endpoint.rstrip('/')}/v1/traces")
     return Tracer(exporter, sample_ratio=settings.trace_sample_ratio, service=service)
+
+
+class _OnceAMinute(logging.Filter):
+    """The exporter's complaints as one plain line: theirs repeat, and quote its address."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._next = 0.0
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        now = time.monotonic()
+        if now < self._next:
+            return False
+        self._next = now + 60
+        record.msg, record.args = "the collector does not take spans; some may be lost", ()
+        record.exc_info = record.exc_text = None
+        return True
+
+
+def _remote(caller: TraceParent) -> Context:
+    from opentelemetry import trace
+
+    flags = trace.TraceFlags(trace.TraceFlags.SAMPLED if caller.sampled else 0)
+    span = trace.SpanContext(int(caller.trace_id, 16), int(caller.span_id, 16), True, flags)
+    return trace.set_span_in_context(trace.NonRecordingSpan(span))
 
 
 def _offset_ns() -> int:

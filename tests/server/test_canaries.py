@@ -72,10 +72,14 @@ def clean(text: str, *secrets: str) -> None:
 def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
     """A server that logs all it can, audits into the same stream, and is searched at its end."""
     directory = tmp_path_factory.mktemp("watched")
+    with socket.create_server(("127.0.0.1", 0)) as closed:  # traces are made, and not taken
+        port = closed.getsockname()[1]
     variables = {
         "REALFAKE_AUDIT__DESTINATION": "stdout",
         "REALFAKE_TELEMETRY__LOG_LEVEL": "DEBUG",
         "REALFAKE_RATE_LIMIT__RATE": "99999/second",
+        "REALFAKE_TELEMETRY__OTLP_ENDPOINT": f"http://127.0.0.1:{port}/{CANARY}",
+        "REALFAKE_TELEMETRY__TRACE_SAMPLE_RATIO": "1",
         "STUB_LOG": str(directory / "batches.jsonl"),
     }
     server = ServerProcess(directory, variables, ("-m", "tests.server.stub"))
@@ -120,7 +124,10 @@ def check(server: ServerProcess, answer: tuple[int, bytes, bytes]) -> None:
 
 @FUZZ
 @given(
-    HOSTILE, st.sampled_from(["X-Request-Id", "X-Canary", "User-Agent", "traceparent", "Cookie"])
+    HOSTILE,
+    st.sampled_from(
+        ["X-Request-Id", "X-Canary", "User-Agent", "traceparent", "tracestate", "baggage", "Cookie"]
+    ),
 )
 def test_header_values(watched: ServerProcess, value: bytes, name: str) -> None:
     # A request id of other characters than these would be taken, and repeated.

@@ -195,20 +195,56 @@ def test_the_access_line_says_where_the_time_went(traced: ServerProcess) -> None
     assert sum(parts) == pytest.approx(line["duration_ms"], abs=0.01)
     assert line["forward_ms"] >= 50
     assert (line["pictures"], line["batch_size"]) == (1, 1)
-    failed = written(traced, infer(traced, **{"X-Request-Timeout-Ms": "30"}))
-    assert failed["code"] in ("DEADLINE_EXCEEDED", "OVERLOADED")
-    assert "encode_ms" not in failed
+
+
+def test_the_access_line_of_a_request_that_was_late_ends_where_it_was(
+    start_server: StartServer,
+) -> None:
+    server = start_server(stub={"STUB_FORWARD_S": "2"}).wait_ready()
+    late = written(server, infer(server, **{"X-Request-Timeout-Ms": "300"}))
+    assert late["code"] == "DEADLINE_EXCEEDED"
+    assert late["pictures"] == 1
+    assert "encode_ms" not in late
+
+
+def test_a_stranger_makes_nobody_trace(traced: ServerProcess, collector: Collector) -> None:
+    """His spans would push those of others out of the queue."""
+    stranger = infer(traced, **{"X-API-Key": "rf_nobody", "traceparent": TRACEPARENT})
+    collector.request(infer(traced))  # sent after it, so it would be here
+    assert stranger not in [s.attributes.get("realfake.request_id") for s in collector.spans()]
+
+
+def test_a_pipelined_probe_is_not_the_request_before_it(start_server: StartServer) -> None:
+    server = start_server(
+        {
+            "REALFAKE_TELEMETRY__OTLP_ENDPOINT": "http://127.0.0.1:9",
+            "REALFAKE_TELEMETRY__LOG_LEVEL": "DEBUG",
+        },
+        stub={},
+    ).wait_ready()
+    head = f"Host: x\r\nX-API-Key: {server.api_key}\r\n"
+    requests = f"GET /v2 HTTP/1.1\r\n{head}X-Request-Id: first\r\n\r\n"
+    requests += f"GET /v2/health/live HTTP/1.1\r\n{head}X-Request-Id: second\r\n"
+    requests += "Connection: close\r\n\r\n"
+    with socket.create_connection(("127.0.0.1", server.listening["http_port"]), 30) as raw:
+        raw.sendall(requests.encode())
+        while raw.recv(65536):
+            pass
+    assert "span_id" in written(server, "first")
+    assert "span_id" not in written(server, "second")
 
 
 def test_a_collector_that_does_not_answer_costs_no_request_and_no_stop(
     start_server: StartServer,
 ) -> None:
     with socket.create_server(("127.0.0.1", 0)) as deaf:  # takes connections, and says nothing
+        deaf.settimeout(60)
         server = start_server(
             {
                 "REALFAKE_TELEMETRY__OTLP_ENDPOINT": f"http://127.0.0.1:{deaf.getsockname()[1]}",
                 "REALFAKE_TELEMETRY__TRACE_SAMPLE_RATIO": "1",
                 "OTEL_BSP_SCHEDULE_DELAY": "100",
+                "OTEL_EXPORTER_OTLP_TIMEOUT": "60",  # or it gives up by itself meanwhile
             },
             stub={},
         ).wait_ready()
@@ -218,7 +254,7 @@ def test_a_collector_that_does_not_answer_costs_no_request_and_no_stop(
                 headers = {"Content-Type": "image/png"}
                 assert client.post(INFER, content=picture(red), headers=headers).status_code == 200
         server.signal(signal.SIGTERM)
-        assert server.wait(30) == 0
+        assert server.wait(25) == 0
         if connected is not None:
             connected.close()
     assert server.log_lines()[-1]["message"] == "stopped"
@@ -236,11 +272,6 @@ def test_a_collector_that_is_gone_is_said_in_the_log(start_server: StartServer) 
         stub={},
     ).wait_ready()
     infer(server)
-    eventually(
-        lambda: (
-            any(line["logger"].startswith("opentelemetry.") for line in server.log_lines()) or None
-        ),
-        60,
-        "the exporter's complaint",
-    )
+    said = server.wait_for_log("the collector does not take spans; some may be lost")
+    assert said["level"] in ("WARNING", "ERROR")
     assert server.stop() == 0

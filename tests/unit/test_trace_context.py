@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import pytest
 
-from predictor.telemetry.trace_context import trace_id
+from predictor.telemetry.trace_context import TraceParent, parse
 
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 SPAN = "00f067aa0ba902b7"
 
 
 @pytest.mark.parametrize(
-    "header",
-    [f"00-{TRACE}-{SPAN}-01", f"00-{TRACE}-{SPAN}-00", f"cc-{TRACE}-{SPAN}-01-what-will-come"],
+    ("header", "sampled"),
+    [
+        (f"00-{TRACE}-{SPAN}-01", True),
+        (f"00-{TRACE}-{SPAN}-03", True),
+        (f"00-{TRACE}-{SPAN}-00", False),
+        (f"00-{TRACE}-{SPAN}-fe", False),
+        (f"cc-{TRACE}-{SPAN}-01-what-will-come", True),
+    ],
 )
-def test_a_valid_header_names_its_trace(header: str) -> None:
-    assert trace_id(header) == TRACE
+def test_a_valid_header_names_its_trace(header: str, sampled: bool) -> None:
+    assert parse(header) == TraceParent(TRACE, SPAN, sampled)
 
 
 @pytest.mark.parametrize(
@@ -35,4 +41,4 @@ def test_a_valid_header_names_its_trace(header: str) -> None:
     ],
 )
 def test_any_other_header_names_none(header: str | None) -> None:
-    assert trace_id(header) is None
+    assert parse(header) is None

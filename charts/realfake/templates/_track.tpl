@@ -111,5 +111,6 @@ Takes root and canary. Every override of the canary is applied here and nowhere 
 {{- define "realfake.graceSeconds" -}}
 {{- $delay := include "realfake.setting" (dict "root" .root "settings" .settings "group" "server" "key" "drain_delay_s") | float64 }}
 {{- $drain := include "realfake.setting" (dict "root" .root "settings" .settings "group" "server" "key" "drain_timeout_s") | float64 }}
-{{- add (ceil (addf $delay $drain)) 10 }}
+{{- /* Audit records get 10 seconds after the drain, spans 2. */}}
+{{- add (ceil (addf $delay $drain)) 15 }}
 {{- end }}

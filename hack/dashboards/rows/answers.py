@@ -6,7 +6,7 @@ from typing import Final
 
 from hack.dashboards import style
 from hack.dashboards.description import Bars, Heatmap, Lines, Query, Row
-from hack.dashboards.promql import increase, of_version, rate, recorded, series, share, total
+from hack.dashboards.promql import increase, named, of_version, rate, series, share, total
 from predictor.telemetry.metrics import FAKE_PROBABILITY, IMAGES, REFERENCE, VERDICTS
 
 DRIFT: Final = ("RealfakeScoreDrift",)
@@ -16,7 +16,7 @@ BOUNDS: Final = tuple(str(float(bound)) for bound in FAKE_PROBABILITY.buckets[:-
 """All but the last, at or below which everything is."""
 
 
-NOW: Final = recorded("realfake:fake_probability:cdf6h")
+NOW: Final = named("realfake:fake_probability:cdf6h")
 
 
 def _as_stable(series: str) -> str:

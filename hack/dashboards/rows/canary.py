@@ -6,7 +6,7 @@ from typing import Final
 
 from hack.dashboards import style
 from hack.dashboards.description import Lines, Query, Row
-from hack.dashboards.promql import rate, recorded, series, share, total
+from hack.dashboards.promql import named, rate, series, share, total
 from predictor.telemetry.metrics import MODEL_INFO, REQUESTS, VERDICTS
 
 WORSE: Final = ("RealfakeCanaryWorse",)
@@ -20,7 +20,7 @@ def _as_compared(title: str, reads: str, record: str, unit: str) -> Lines:
         title=title,
         reads=f"{reads} Over 15 minutes, as the alert compares. The rules in manifests/alerts "
         "record this: without them it stays empty.",
-        queries=(Query(recorded(record), "{{namespace}}/{{job}} {{track}}"),),
+        queries=(Query(named(record), "{{namespace}}/{{job}} {{track}}"),),
         unit=unit,
         limits={style.OBJECTIVE_S: style.RED} if unit == "s" else {},
         runbooks=WORSE,

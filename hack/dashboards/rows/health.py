@@ -10,9 +10,8 @@ from hack.dashboards.promql import (
     COUNTED,
     FAILED,
     RANGE,
-    foreign,
+    named,
     rate,
-    recorded,
     series,
     share,
     total,
@@ -34,7 +33,7 @@ def _burn(
         "record this: without them it stays empty.",
         queries=tuple(
             Query(
-                f"{recorded(f'{record}_rate{window}')} / {allowed:g}",
+                f"{named(f'{record}_rate{window}')} / {allowed:g}",
                 f"{{{{namespace}}}}/{{{{job}}}} {window}",
             )
             for window in WINDOWS
@@ -105,7 +104,7 @@ ROW: Final = Row(
             title="Alerts",
             reads="Alerts of the chosen services that wait for their time (pending) or fire. A "
             "name leads to its runbook.",
-            queries=(Query(foreign("ALERTS", ALERTS)),),
+            queries=(Query(named("ALERTS", ALERTS)),),
             columns={
                 "alertname": "alert",
                 "alertstate": "state",

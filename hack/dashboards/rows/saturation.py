@@ -6,7 +6,7 @@ from typing import Final
 
 from hack.dashboards import style
 from hack.dashboards.description import Lines, Query, Row
-from hack.dashboards.promql import RATE, foreign, quantile, quantiles, rate, series, total
+from hack.dashboards.promql import RATE, named, quantile, quantiles, rate, series, total
 from predictor.telemetry.metrics import (
     IMAGES,
     IN_FLIGHT,
@@ -85,7 +85,7 @@ ROW: Final = Row(
             "and not in it.",
             queries=(
                 Query(
-                    total(f"rate({foreign('process_cpu_seconds_total')}[{RATE}])", "pod"), "{{pod}}"
+                    total(f"rate({named('process_cpu_seconds_total')}[{RATE}])", "pod"), "{{pod}}"
                 ),
             ),
             unit="suffix:cores",
@@ -97,7 +97,7 @@ ROW: Final = Row(
             title="Memory, by pod",
             reads="Resident memory of the server's process, without its decoders. It should "
             "level off after the start; the limit is that of the container.",
-            queries=(Query(foreign("process_resident_memory_bytes"), "{{pod}}"),),
+            queries=(Query(named("process_resident_memory_bytes"), "{{pod}}"),),
             unit="bytes",
             empty="nothing is scraped",
             runbooks=("RealfakeNoReadyReplica",),
