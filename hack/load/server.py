@@ -28,6 +28,7 @@ class Served:
     """Attributes: ready_s: seconds from the start of the process until it was ready."""
 
     port: int
+    grpc_port: int
     process: subprocess.Popen[bytes]
     api_key: str
     ready_s: float
@@ -48,26 +49,30 @@ def serving(bundle: Path = BUNDLE, settings: Sequence[str] = ()) -> Iterator[Ser
     with tempfile.TemporaryDirectory() as keys:
         key = api_keys.generate()
         (Path(keys) / "load").write_text(key)
-        port = free_port()
+        port, grpc_port = free_port(), free_port()
         began = time.monotonic()
         process = subprocess.Popen(
-            [
-                *(sys.executable, "-m", "predictor", "serve", "--model.path", str(bundle)),
-                *("--server.host", "127.0.0.1", "--server.drain-delay-s", "0"),
-                *("--server.http-port", str(port), "--server.grpc-port", "0"),
-                *("--server.metrics-port", "0"),
-                *("--auth.keys-dir", keys, *settings),
-            ],
+            [*serve_command(bundle, port, grpc_port, keys), *settings],
             cwd=ROOT,
             stdout=subprocess.DEVNULL,
             start_new_session=True,
         )
         try:
             _wait_until_ready(process, port)
-            yield Served(port, process, key, time.monotonic() - began)
+            yield Served(port, grpc_port, process, key, time.monotonic() - began)
         finally:
             process.send_signal(signal.SIGTERM)
             process.wait()
+
+
+def serve_command(bundle: Path, port: int, grpc_port: int, keys: str) -> list[str]:
+    """The product on loopback, with its default settings apart from ports and keys."""
+    return [
+        *(sys.executable, "-m", "predictor", "serve", "--model.path", str(bundle)),
+        *("--server.host", "127.0.0.1", "--server.drain-delay-s", "0"),
+        *("--server.http-port", str(port), "--server.grpc-port", str(grpc_port)),
+        *("--server.metrics-port", "0", "--auth.keys-dir", keys),
+    ]
 
 
 def _wait_until_ready(process: subprocess.Popen[bytes], port: int) -> None:
