@@ -31,6 +31,10 @@ test: $(READY) ## Run the tests in parallel, with coverage (ARGS="-k name" narro
 overload: $(READY) ## Drive a server to 10 times its capacity and print what becomes of it (ARGS="--seconds 20")
 	@$(PY) -m hack.load.overload $(ARGS)
 
+.PHONY: bench
+bench: $(READY) ## Compare with other servers and write docs/benchmarks.md: over an hour on a quiet machine (ARGS="--rounds 1 --only realfake,litserve")
+	@$(PY) -m hack.bench $(ARGS)
+
 .PHONY: lint
 lint: $(READY) ## ruff, mypy --strict and the import rules
 	@$(VENV)/bin/ruff check .
@@ -54,6 +58,7 @@ verify: $(READY) ## Fail when something generated or pinned is stale
 	@$(PY) hack/generate_settings_docs.py --check
 	@$(PY) -m hack.generate_metrics_docs --check
 	@$(PY) -m hack.generate_chart --check
+	@$(PY) -m hack.bench --check
 	@hack/lock.sh --check
 
 .PHONY: lock

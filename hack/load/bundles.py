@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from hack.load.server import BUNDLE
 from predictor.bundle.export import export
@@ -25,7 +26,7 @@ def bundle_of(name: str, directory: Path) -> Path:
 
     path = directory / name
     torch.manual_seed(0)
-    module = timm.create_model(name, num_classes=2).eval()
+    module: Any = timm.create_model(name, num_classes=2).eval()
     with torch.no_grad():
         module.get_classifier().weight *= 10
     save_for_hf(

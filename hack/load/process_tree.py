@@ -27,6 +27,10 @@ class ProcessTree:
     def __init__(self, pid: int) -> None:
         self._pid = pid
 
+    def members(self) -> set[int]:
+        """Process ids, as of now."""
+        return self._members(_processes())
+
     def cpu_s(self) -> float:
         """User and system seconds, with those of children that ended and were waited for."""
         processes = _processes()
@@ -34,7 +38,7 @@ class ProcessTree:
 
     def memory_bytes(self) -> int:
         """Proportional set size: a page that several share counts once."""
-        return sum(_pss(pid) for pid in self._members(_processes()))
+        return sum(_pss(pid) for pid in self.members())
 
     @contextlib.contextmanager
     def peak_memory(self) -> Iterator[list[int]]:

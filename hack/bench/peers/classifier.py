@@ -32,8 +32,10 @@ class Classifier(Protocol):
 def make(threads: int | None = None) -> Classifier:
     """Args: threads: of one forward; None leaves the library's default, which is every core."""
     bundle = Path(os.environ["PEER_BUNDLE"])
-    kind = {"torch": _Torch, "onnx": _Onnx}[os.environ["PEER_ENGINE"]]
-    return kind(bundle, json.loads((bundle / "config.json").read_text()), threads)
+    config = json.loads((bundle / "config.json").read_text())
+    if os.environ["PEER_ENGINE"] == "onnx":
+        return _Onnx(bundle, config, threads)
+    return _Torch(bundle, config, threads)
 
 
 def cores() -> int:
@@ -44,6 +46,7 @@ class _Torch:
     def __init__(self, bundle: Path, config: dict[str, Any], threads: int | None) -> None:
         import timm
         import torch
+        from timm.data import create_transform, resolve_data_config
 
         if threads:
             torch.set_num_threads(threads)
@@ -53,8 +56,8 @@ class _Torch:
             num_classes=config["num_classes"],
             checkpoint_path=str(bundle / "model.safetensors"),
         ).eval()
-        data = timm.data.resolve_data_config({}, pretrained_cfg=config["pretrained_cfg"])
-        self._transform = timm.data.create_transform(**data, is_training=False)
+        data = resolve_data_config({}, pretrained_cfg=config["pretrained_cfg"])
+        self._transform = create_transform(**data, is_training=False)
 
     def prepare(self, picture: bytes) -> Any:
         return self._transform(Image.open(io.BytesIO(picture)).convert("RGB"))

@@ -10,7 +10,7 @@ import kserve
 from classifier import make
 
 
-class Detector(kserve.Model):  # type: ignore[misc]  # it ships no types
+class Detector(kserve.Model):
     def __init__(self, name: str) -> None:
         super().__init__(name)
         self.load()
@@ -30,9 +30,9 @@ class Detector(kserve.Model):  # type: ignore[misc]  # it ships no types
             pictures = [base64.b64decode(one["image"]["b64"]) for one in payload["instances"]]
             return {"predictions": self._classify(pictures)}
         answers = self._classify(payload.inputs[0].data)
-        values = [list(answer.values()) for answer in answers]
+        values = [value for answer in answers for value in answer.values()]
         output = kserve.InferOutput(
-            name="probabilities", shape=[len(values), 2], datatype="FP32", data=sum(values, [])
+            name="probabilities", shape=[len(answers), 2], datatype="FP32", data=values
         )
         return kserve.InferResponse(
             response_id=payload.id, model_name=self.name, infer_outputs=[output]

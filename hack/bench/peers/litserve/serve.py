@@ -11,7 +11,7 @@ import litserve
 from classifier import cores, make
 
 
-class Detector(litserve.LitAPI):  # type: ignore[misc]  # it is not installed where types are checked
+class Detector(litserve.LitAPI):
     def setup(self, device: str) -> None:
         self._classifier = make(threads=1)
 

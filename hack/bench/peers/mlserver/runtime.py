@@ -8,7 +8,7 @@ from mlserver.codecs import Base64Codec
 from mlserver.types import InferenceRequest, InferenceResponse, ResponseOutput
 
 
-class Detector(MLModel):  # type: ignore[misc]  # it is not installed where types are checked
+class Detector(MLModel):
     async def load(self) -> bool:
         self._classifier = make(threads=1)
         return True
