@@ -14,7 +14,6 @@ from hack.load.samples import BROKEN, UNANSWERED, Answer
 
 METHOD: Final = "/inference.GRPCInferenceService/ModelInfer"
 RESPONSE_LIMIT_S: Final = 30.0
-_LATE: Final = grpc.StatusCode.DEADLINE_EXCEEDED
 _DETAILS: Final = "grpc-status-details-bin"
 
 
@@ -75,9 +74,9 @@ class GrpcCaller:
 
 
 def _refused(error: grpc.aio.AioRpcError) -> Answer:
-    # Of a connection that failed, the library says UNAVAILABLE too; only this tells them apart.
-    if "received from peer" not in error.debug_error_string():
-        return Answer(UNANSWERED if error.code() is _LATE else BROKEN)
+    # Where no connection can be made, the library says UNAVAILABLE too; only its words differ.
+    if (error.details() or "").startswith("failed to connect"):
+        return Answer(BROKEN)
     trailing: Any = error.trailing_metadata()
     details = dict(trailing or ()).get(_DETAILS)
     if not isinstance(details, bytes):

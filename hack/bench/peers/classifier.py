@@ -46,7 +46,8 @@ class _Torch:
     def __init__(self, bundle: Path, config: dict[str, Any], threads: int | None) -> None:
         import timm
         import torch
-        from timm.data import create_transform, resolve_data_config
+        from timm.data.config import resolve_data_config
+        from timm.data.transforms_factory import create_transform
 
         if threads:
             torch.set_num_threads(threads)
@@ -56,7 +57,7 @@ class _Torch:
             num_classes=config["num_classes"],
             checkpoint_path=str(bundle / "model.safetensors"),
         ).eval()
-        data = resolve_data_config({}, pretrained_cfg=config["pretrained_cfg"])
+        data = resolve_data_config({}, pretrained_cfg=config["pretrained_cfg"])  # type: ignore[no-untyped-call]
         self._transform = create_transform(**data, is_training=False)
 
     def prepare(self, picture: bytes) -> Any:
