@@ -31,6 +31,10 @@ test: $(READY) ## Run the tests in parallel, with coverage (ARGS="-k name" narro
 overload: $(READY) ## Drive a server to 10 times its capacity and print what becomes of it (ARGS="--seconds 20")
 	@$(PY) -m hack.load.overload $(ARGS)
 
+.PHONY: load-test
+load-test: $(READY) ## Load a deployment of your own until its figures settle (ARGS="--url https://… --key-file …")
+	@$(PY) -m hack.load_test $(ARGS)
+
 .PHONY: bench
 bench: $(READY) ## Compare with other servers and write docs/benchmarks.md: over an hour on a quiet machine (ARGS="--rounds 1 --only realfake,litserve")
 	@$(PY) -m hack.bench $(ARGS)
