@@ -28,7 +28,8 @@ _READING: Final = """## How to read the tables
   share the cores with the server, and take the same from each.
 - **/s** are good answers a second, and a per cent of the limit. **The limit** is decoding and the
   forward in the best of several shapes, with the better engine, without any server or client.
-- **CPU** is what all processes of a server use for one good answer.
+- **CPU** is what all processes of a server use for one good answer; **client** is how many cores
+  the load itself took.
 - **Memory** is the proportional set size of all its processes, at most, looked at each second.
 - **Start** is from the start of the process until its first good answer by each route.
 - **torch** and **onnx** are what computes: the same weights in torch's eager mode, or the bundle's
@@ -103,8 +104,13 @@ def _network(figures: Figures, results: Results) -> str:
             f"![The wait with each server](images/bench-{figures.network}-wait.svg)",
         ]
     counts = list(results.options["clients"])
-    heads = ["server", "engine", "route", *(f"{count} clients, /s" for count in counts)]
-    heads += ["1 client p50", f"{most}: p50", f"{most}: p99", f"CPU at {most}", "errors"]
+    heads = [
+        "server",
+        "engine",
+        "route",
+        *(f"{count} client{'s' * (count > 1)}, /s" for count in counts),
+    ]
+    heads += ["1 client p50", f"{most}: p50", f"{most}: p99", f"CPU at {most}", "client", "errors"]
     plain = [row for row in figures.rows if row.deadline_s is None]
     parts.append(_table(heads, [_row(figures, row, results, limit[1]) for row in plain]))
     parts += [_processes(figures, results), _deadlines(figures, results)]
@@ -135,7 +141,9 @@ def _row(figures: Figures, row: Row, results: Results, limit: float) -> list[str
     for count in counts:
         for code, number in figures.bad(row, count).items():
             bad[code] = bad.get(code, 0) + number
-    return [*cells, _shown_ms(figures.cpu_s(row, most)), _codes(bad)]
+    share = figures.client_share(row, most)
+    cells += [_shown_ms(figures.cpu_s(row, most)), "-" if share is None else f"{share:.2f}"]
+    return [*cells, _codes(bad)]
 
 
 def _processes(figures: Figures, results: Results) -> str:

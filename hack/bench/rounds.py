@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import subprocess
+import os
 import sys
 import tempfile
 import time
@@ -129,18 +129,16 @@ class Rounds:
 
     def _limit(self, network: str, bundle: Path, engine: str, number: int) -> None:
         print(f"round {number}, {network}: {engine} without a server", flush=True)
-        done = subprocess.run(
-            [
-                *("taskset", "--cpu-list", self._plan.cpus),
-                *(sys.executable, "-m", "hack.bench.limit", "--bundle", str(bundle)),
-                *("--engine", engine, "--seconds", str(max(1.0, self._plan.times.window_s / 4))),
-                *("--pictures", *map(str, self._picture_files)),
-            ],
-            cwd=ROOT,
-            stdout=subprocess.PIPE,
-            check=True,
-        )
-        found = json.loads(done.stdout)
+        command = [
+            *(sys.executable, "-m", "hack.bench.limit", "--bundle", str(bundle)),
+            *("--engine", engine, "--seconds", str(max(1.0, self._plan.times.window_s / 4))),
+            *("--pictures", *map(str, self._picture_files)),
+        ]
+        log = LOGS / f"limit-{engine}-{network}.log"
+        with running(command, os.environ, log, self._plan.cpus) as child:
+            if child.process.wait():
+                raise SystemExit(str(child.failed("measuring without a server failed")))
+        found = json.loads(log.read_text().splitlines()[-1])
         limit = Limit(network, engine, number, found["shapes"], found["alone_s"])
         self._results.limits.append(limit)
         pictures = [path.read_bytes() for path in self._picture_files]

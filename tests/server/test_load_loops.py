@@ -178,4 +178,6 @@ async def test_what_is_no_answer_is_counted_as_broken(answer: bytes) -> None:
         await loop.stop()
     assert window.codes.keys() == {BROKEN}
     assert window.errors == 1.0
-    assert len(window.samples) <= 2 * (window.taken_s / 0.1 + 1), "a caller floods a server that is gone"
+    assert len(window.samples) <= 2 * (window.taken_s / 0.1 + 1), (
+        "a caller floods a server that is gone"
+    )

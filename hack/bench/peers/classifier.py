@@ -85,13 +85,14 @@ class _Onnx:
         self._labels = config["label_names"]
         self._side = config["pretrained_cfg"]["input_size"][-1]
         self._scaled = math.floor(self._side / config["pretrained_cfg"]["crop_pct"])
+        self._resampling = Image.Resampling[config["pretrained_cfg"]["interpolation"].upper()]
         self._no_tensor = np.empty((0, 3, self._side, self._side), np.float32)
 
     def prepare(self, picture: bytes) -> Any:
         image = Image.open(io.BytesIO(picture)).convert("RGB")
         scale = self._scaled / min(image.size)
         size = (int(image.width * scale + 1e-9), int(image.height * scale + 1e-9))
-        image = image.resize(size, Image.Resampling.BICUBIC)
+        image = image.resize(size, self._resampling)
         left, top = ((length - self._side) / 2 for length in image.size)
         left, top = round(left), round(top)
         return np.asarray(image.crop((left, top, left + self._side, top + self._side)))
