@@ -33,8 +33,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 0 if write(results.read(document), options.output, check=False) else 1
     if options.check:
         return _check(document, options.output)
-    # So that a service manager's stop cleans up as Ctrl-C does.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    _be_stoppable()
     plan = Plan(
         networks=options.networks.split(","),
         engines=options.engines.split(","),
@@ -48,6 +47,7 @@ def main(arguments: list[str] | None = None) -> int:
     narrowed = [f"ARGS={shlex.join(sys.argv[1:])}"] if len(sys.argv) > 1 else []
     command = shlex.join(["make", "bench", *narrowed])
     found = results.Results(describe(), {"command": command, **plan.shown()})
+    PARTIAL.unlink(missing_ok=True)
     with tempfile.TemporaryDirectory() as directory:
         try:
             Rounds(plan, found, Path(directory), PARTIAL).run()
@@ -60,6 +60,16 @@ def main(arguments: list[str] | None = None) -> int:
     write(found, options.output, check=False)
     print(f"wrote {document} and benchmarks.md beside it")
     return 0
+
+
+def _be_stoppable() -> None:
+    """End as on Ctrl-C also when told to by SIGTERM, and where a shell's background ignores both.
+
+    By way of SIGINT, which asyncio ends its loop on; an exception raised in a callback, uvloop
+    would only print.
+    """
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
 
 
 def _check(document: Path, output: Path) -> int:
