@@ -44,9 +44,7 @@ def main(arguments: list[str] | None = None) -> int:
         deadline_s=options.deadline_ms / 1000,
         cpus=options.cpus or ",".join(map(str, sorted(os.sched_getaffinity(0)))),
     )
-    narrowed = [f"ARGS={shlex.join(sys.argv[1:])}"] if len(sys.argv) > 1 else []
-    command = shlex.join(["make", "bench", *narrowed])
-    found = results.Results(describe(), {"command": command, **plan.shown()})
+    found = results.Results(describe(), {"command": _command(), **plan.shown()})
     PARTIAL.unlink(missing_ok=True)
     with tempfile.TemporaryDirectory() as directory:
         try:
@@ -70,6 +68,18 @@ def _be_stoppable() -> None:
     """
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+
+
+def _command() -> str:
+    """What to type to measure the same again; where it was written to is nobody's business."""
+    given = iter(sys.argv[1:])
+    kept = []
+    for word in given:
+        if word == "--output":
+            next(given, None)
+        elif not word.startswith("--output="):
+            kept.append(word)
+    return shlex.join(["make", "bench", *([f"ARGS={shlex.join(kept)}"] if kept else [])])
 
 
 def _check(document: Path, output: Path) -> int:

@@ -82,9 +82,11 @@ def environment(task: Task) -> Mapping[str, str]:
         "MLSERVER_GRPC_PORT": str(task.grpc_port),
         "MLSERVER_METRICS_PORT": str(task.spare_port),
         "MLSERVER_PARALLEL_WORKERS": str(task.cores),
+        "MLSERVER_METRICS_DIR": str(ENVIRONMENTS / "mlserver-metrics"),
     }
+    bentoml = {"BENTOML_DO_NOT_TRACK": "true", "BENTOML_HOME": str(ENVIRONMENTS / "bentoml-home")}
     kept = {name: value for name, value in os.environ.items() if not name.startswith("REALFAKE_")}
-    return kept | peer | mlserver | {"BENTOML_DO_NOT_TRACK": "true"}
+    return kept | peer | mlserver | bentoml
 
 
 def _http(name: str, request: Callable[[bytes], bytes], read: Callable[[bytes], float]) -> Route:

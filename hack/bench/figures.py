@@ -106,9 +106,11 @@ class Figures:
         found = [start.peak_bytes / MIB for start in self._starts(server, engine)]
         return max(found, default=None)
 
-    def best_peer(self, clients: int) -> tuple[Row, float] | None:
+    def best_peer(self, clients: int, engine: str) -> tuple[Row, float] | None:
         rates = {row: self.throughput(row, clients) or 0.0 for row in self.rows}
-        peers = {row: rate for row, rate in rates.items() if row.server != OURS}
+        peers = {
+            row: rate for row, rate in rates.items() if row.server != OURS and row.engine == engine
+        }
         return max(peers.items(), key=lambda one: one[1]) if peers else None
 
     def _starts(self, server: str, engine: str) -> list[Start]:

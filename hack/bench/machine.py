@@ -27,7 +27,7 @@ def describe() -> dict[str, str]:
         "CPU": _field(Path("/proc/cpuinfo"), "model name"),
         "cores": str(os.cpu_count()),
         "memory": f"{int(memory) / 1024**2:.0f} GiB",
-        "kernel": f"{platform.system()} {platform.release()}",
+        "kernel": f"{platform.system()} {platform.release().partition('-')[0]}",
         "Python": platform.python_version(),
     }
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import Final
 from xml.sax.saxutils import escape
 
-_WIDTH: Final = 760
-_LABELS: Final = 270
+_WIDTH: Final = 820
+_LABELS: Final = 330
 _ROW: Final = 22
 _TOP: Final = 34
 _SPACE: Final = _WIDTH - _LABELS - 80

@@ -83,7 +83,7 @@ def _machine(results: Results) -> str:
     date = machine.pop("date")
     described = ", ".join(f"{name} {value}" for name, value in machine.items())
     return (
-        f"Measured on {date}: {described}. {options['rounds']} rounds, windows of "
+        f"Measured on {date}: {described}. Rounds: {options['rounds']}; windows of "
         f"{options['seconds']:g} s. Again: `{options['command']}`."
     )
 

@@ -109,9 +109,9 @@ class Rounds:
         self._began = time.monotonic()
         for number in range(1, self._plan.rounds + 1):
             for network, bundle in bundles.items():
-                for engine in dict.fromkeys((DEFAULT, *self._plan.engines)):
-                    self._limit(network, bundle, engine, number)
                 servers = self._plan.servers(network)
+                for engine in dict.fromkeys((DEFAULT, *(engine for _, engine in servers))):
+                    self._limit(network, bundle, engine, number)
                 # The other way round each second time: being early or late is no advantage.
                 for contestant, engine in servers if number % 2 else reversed(servers):
                     self._server(contestant, network, bundle, engine, number)
@@ -131,7 +131,7 @@ class Rounds:
         print(f"round {number}, {network}: {engine} without a server", flush=True)
         command = [
             *(sys.executable, "-m", "hack.bench.limit", "--bundle", str(bundle)),
-            *("--engine", engine, "--seconds", str(max(1.0, self._plan.times.window_s / 4))),
+            *("--engine", engine, "--seconds", str(max(1.0, self._plan.times.window_s / 2))),
             *("--pictures", *map(str, self._picture_files)),
         ]
         log = LOGS / f"limit-{engine}-{network}.log"

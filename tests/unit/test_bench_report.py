@@ -77,7 +77,8 @@ def test_figures_are_medians_over_the_rounds(results: Results) -> None:
     assert figures.goodput(replace(OURS, deadline_s=0.25), 100) == 40.0
     assert figures.cpu_s(OURS, 100) == pytest.approx(0.02)
     assert figures.peak_mib("realfake", "onnx") == 512
-    assert figures.best_peer(100) == (PEER, 45.0)
+    assert figures.best_peer(100, "torch") == (PEER, 45.0)
+    assert figures.best_peer(100, "onnx") is None
     assert figures.bad(OURS, 100) == {"503": 14}
 
 
