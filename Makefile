@@ -35,6 +35,14 @@ overload: $(READY) ## Drive a server to 10 times its capacity and print what bec
 drill: $(READY) ## Break servers of your own in three ways, and watch alerts, runbooks and repairs (needs prometheus)
 	@$(PY) -m hack.drill $(ARGS)
 
+.PHONY: load-test
+load-test: $(READY) ## Load a deployment of your own until its figures settle (ARGS="--url https://… --key-file …")
+	@$(PY) -m hack.load_test $(ARGS)
+
+.PHONY: bench
+bench: $(READY) ## Compare with other servers and write docs/benchmarks.md: over an hour on a quiet machine (ARGS="--rounds 1 --only realfake,litserve")
+	@$(PY) -m hack.bench $(ARGS)
+
 .PHONY: lint
 lint: $(READY) ## ruff, mypy --strict and the import rules
 	@$(VENV)/bin/ruff check .
@@ -60,6 +68,7 @@ verify: $(READY) ## Fail when something generated or pinned is stale
 	@$(PY) -m hack.generate_metrics_docs --check
 	@$(PY) -m hack.generate_dashboards --check
 	@$(PY) -m hack.generate_chart --check
+	@$(PY) -m hack.bench --check
 	@hack/lock.sh --check
 
 .PHONY: lock

@@ -5,12 +5,20 @@ cd "$(dirname "$0")/.."
 
 # lock -> the .in files it is made from; dev is a superset, so one environment installs from one file.
 declare -A inputs=(
-  [bootstrap]="requirements/bootstrap.in"
-  [runtime]="requirements/runtime.in"
-  [dev]="requirements/runtime.in requirements/dev.in"
-  # In an environment of its own: its pins contradict those above.
-  [checkov]="requirements/checkov.in"
+  [requirements/bootstrap.txt]="requirements/bootstrap.in"
+  [requirements/runtime.txt]="requirements/runtime.in"
+  [requirements/dev.txt]="requirements/runtime.in requirements/dev.in"
+  # In environments of their own: their pins contradict those above.
+  [requirements/checkov.txt]="requirements/checkov.in"
 )
+locks=(requirements/{bootstrap,runtime,dev,checkov}.txt)
+peers=hack/bench/peers
+for directory in "$peers"/*/; do
+  [ -f "$directory/requirements.in" ] || continue
+  lock=${directory}requirements.txt
+  inputs[$lock]="${directory}requirements.in $peers/model.in"
+  locks+=("$lock")
+done
 
 header() { # header <lock>
   # shellcheck disable=SC2086
@@ -18,11 +26,17 @@ header() { # header <lock>
     "${inputs[$1]// / and }" "$(cat ${inputs[$1]} | sha256sum | cut -d' ' -f1)"
 }
 
+# What a benchmark must not differ in: peers decode and compute with the predictor's own versions.
+shared_pins() {
+  grep -v '^#' "$peers/model.in" | while read -r name; do
+    grep -E "^$name==" requirements/runtime.txt | sed 's/ *\\$//'
+  done
+}
+
 if [ "${1:-}" = --check ]; then
-  for lock in bootstrap runtime dev checkov; do
-    file=requirements/$lock.txt
-    if [ "$(head -n 2 "$file")" != "$(header "$lock")" ]; then
-      echo "$file is older than ${inputs[$lock]}; run: make lock" >&2
+  for file in "${locks[@]}"; do
+    if [ "$(head -n 2 "$file")" != "$(header "$file")" ]; then
+      echo "$file is older than ${inputs[$file]}; run: make lock" >&2
       exit 1
     fi
     if grep -nE '^(-|--)[a-z]|://|^[^#]* @ ' "$file" >&2; then
@@ -37,15 +51,22 @@ fi
 # A developer's own index or wheel folder must not shape the pins.
 unset PIP_FIND_LINKS PIP_INDEX_URL PIP_EXTRA_INDEX_URL UV_FIND_LINKS UV_INDEX UV_DEFAULT_INDEX UV_INDEX_URL UV_EXTRA_INDEX_URL
 uv=${UV:-uv}
-for lock in bootstrap runtime dev checkov; do
-  file=requirements/$lock.txt
+pins=$(mktemp)
+trap 'rm -f "$pins"' EXIT
+for file in "${locks[@]}"; do
   constraint=()
-  [ "$lock" != dev ] || constraint=(--constraint requirements/runtime.txt)
+  case $file in
+    requirements/dev.txt) constraint=(--constraint requirements/runtime.txt) ;;
+    "$peers"/*)
+      shared_pins >"$pins"
+      constraint=(--constraint "$pins")
+      ;;
+  esac
   # The present pins are uv's preferences: only what the .in files ask for changes. `--upgrade` moves them all.
   # shellcheck disable=SC2086
   "$uv" pip compile --quiet --no-config --universal --python-version 3.11 --generate-hashes \
-    --no-header --no-annotate "${constraint[@]}" "$@" --output-file "$file" ${inputs[$lock]}
-  { header "$lock"; cat "$file"; } >"$file.new"
+    --no-header --no-annotate "${constraint[@]}" "$@" --output-file "$file" ${inputs[$file]}
+  { header "$file"; cat "$file"; } >"$file.new"
   mv "$file.new" "$file"
   echo "wrote $file"
 done

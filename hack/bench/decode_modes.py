@@ -1,4 +1,4 @@
-"""What decoding in processes costs: `python hack/bench/decode_modes.py`, once on a quiet machine.
+"""What decoding in processes costs: `python -m hack.bench.decode_modes`, once on a quiet machine.
 
 Both modes in one run, in turns, so that whatever else the machine does meets both alike. Prints
 medians over the rounds, and the ratio of process to thread.
@@ -8,15 +8,13 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import io
+import os
 import statistics
 import time
 from collections import defaultdict
-from pathlib import Path
 
-import numpy as np
-from PIL import Image
-
+from hack.load.pictures import photo
+from hack.load.process_tree import ProcessTree
 from predictor.bundle.manifest import Preprocessing
 from predictor.inference.decode_pool import DecodePool, ThreadDecodePool
 from predictor.inference.decode_process import ProcessDecodePool
@@ -27,36 +25,6 @@ from predictor.inference.pictures import EncodedImage
 PREPROCESSING = Preprocessing((224, 224))
 LIMITS = DecodeLimits()
 SIZES = {"640x480": (640, 480, 90), "12 Mpx": (4000, 3000, 80)}
-
-
-def photo(width: int, height: int, quality: int) -> bytes:
-    """Clouds with grain: as many bytes a pixel as a photograph."""
-    random = np.random.default_rng(0)
-    clouds = Image.fromarray(random.integers(0, 256, (24, 32, 3), dtype=np.uint8))
-    large = np.asarray(clouds.resize((width, height), Image.Resampling.BICUBIC), dtype=np.int16)
-    grain = random.normal(0, 5, large.shape[:2])[..., None]
-    file = io.BytesIO()
-    picture = Image.fromarray(np.clip(large + grain, 0, 255).astype(np.uint8))
-    picture.save(file, "JPEG", quality=quality)
-    return file.getvalue()
-
-
-def cpu_s() -> float:
-    """CPU seconds of this process and of all processes below it, dead or alive."""
-    ticks = 0
-    parents: dict[int, tuple[int, int]] = {}
-    for path in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            fields = path.read_text().rpartition(")")[2].split()
-        except OSError:
-            continue
-        parents[int(path.parent.name)] = (int(fields[1]), sum(map(int, fields[11:15])))
-    wanted, grown = {int(Path("/proc/self").readlink().name)}, True
-    while grown:
-        more = {pid for pid, (parent, _) in parents.items() if parent in wanted} - wanted
-        grown, wanted = bool(more), wanted | more
-    ticks = sum(parents[pid][1] for pid in wanted if pid in parents)
-    return ticks / 100
 
 
 async def measure(pool: DecodePool, data: bytes, seconds: float) -> dict[str, float]:
@@ -70,9 +38,10 @@ async def measure(pool: DecodePool, data: bytes, seconds: float) -> dict[str, fl
             await pool.submit(picture, None)
             count += 1
 
-    started, cpu = time.monotonic(), cpu_s()
+    tree = ProcessTree(os.getpid())
+    started, cpu = time.monotonic(), tree.cpu_s()
     await asyncio.gather(*(client(started + seconds) for _ in range(4)))
-    took, cpu = time.monotonic() - started, cpu_s() - cpu
+    took, cpu = time.monotonic() - started, tree.cpu_s() - cpu
     single = []
     for _ in range(max(5, int(count / 8))):
         before = time.monotonic()

@@ -78,9 +78,12 @@ class Installation:
         name = f"{JOB}-{self._started}"
         port, metrics_port = free_port(), free_port()
         path = self._directory / f"{name}.log"
-        ports = ("--server.metrics-port", str(metrics_port))
         with path.open("wb") as log:
-            process = start(port, self.keys, (*ports, *self._settings, *settings), output=log)
+            process = start(
+                *(port, 0, self.keys, (*self._settings, *settings)),
+                metrics_port=metrics_port,
+                output=log,
+            )
         self._pods.append(Pod(name, port, metrics_port, process, path))
         wait_until_ready(process, port)
         self._announce()

@@ -10,7 +10,9 @@ from typing import Final
 
 from PIL import Image
 
-from hack.load.client import LoadClient, post
+from hack.load.http_caller import HttpCaller, post
+from hack.load.loops import ClosedLoop, Loop, OpenLoop
+from hack.load.samples import Window
 from hack.load.server import BUNDLE
 
 _PATH: Final = "/v2/models/realfake/infer"
@@ -42,13 +44,11 @@ class Load:
     def capacity(self, seconds: float = 2.0) -> float:
         """Pictures that are answered in a second when nobody is in a hurry."""
 
-        async def measure() -> float:
-            client = LoadClient("127.0.0.1", self._port(), self._patient)
-            samples = await client.closed_loop(_CALLERS, seconds)
-            client.close()
-            return len(samples.seconds(200)) / samples.taken_s
+        async def measure() -> Window:
+            caller = self._caller(self._patient)
+            return await _window(ClosedLoop(caller, _CALLERS), caller, seconds)
 
-        return asyncio.run(measure())
+        return asyncio.run(measure()).throughput
 
     def start(self, per_second: float) -> None:
         self._per_second = per_second
@@ -61,9 +61,19 @@ class Load:
 
     async def _send(self) -> None:
         while not self._done.is_set():
-            client = LoadClient("127.0.0.1", self._port(), self._request)
-            await client.open_loop(self._per_second, _ROUND_S)
-            client.close()
+            caller = self._caller(self._request)
+            await _window(OpenLoop(caller, self._per_second), caller, _ROUND_S)
+
+    def _caller(self, request: bytes) -> HttpCaller:
+        return HttpCaller(f"http://127.0.0.1:{self._port()}", request)
+
+
+async def _window(loop: Loop, caller: HttpCaller, seconds: float) -> Window:
+    loop.start()
+    window = await loop.window(seconds)
+    await loop.stop()
+    await caller.close()
+    return window
 
 
 def _picture() -> bytes:

@@ -13,14 +13,15 @@ import os
 import sys
 import tempfile
 import threading
-from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 import uvloop
 
 from hack.load.bundles import bundle_of
-from hack.load.client import LoadClient, Samples, post
+from hack.load.http_caller import HttpCaller, post
+from hack.load.loops import ClosedLoop, Loop, OpenLoop
+from hack.load.samples import Window, shown_ms
 from hack.load.server import BUNDLE, Served, serving
 
 PATH = "/v2/models/realfake/infer"
@@ -54,13 +55,13 @@ def main() -> int:
 async def _measure(
     options: argparse.Namespace, server: Served, request: bytes, unhurried: bytes
 ) -> None:
-    client = LoadClient("127.0.0.1", server.port, unhurried)
-    await client.closed_loop(options.callers, 2.0)
-    closed = await client.closed_loop(options.callers, options.seconds)
-    client.close()
-    capacity = len(closed.seconds(200)) / closed.taken_s
+    url = f"http://127.0.0.1:{server.port}"
+    caller = HttpCaller(url, unhurried)
+    closed = await _window(ClosedLoop(caller, options.callers), options.seconds, warm_up_s=2.0)
+    await caller.close()
+    capacity = closed.throughput
     print(f"{os.cpu_count()} cores, shared by server and client; {options.network}")
-    p50, p99 = (_percentile(closed.seconds(200), share) for share in (0.5, 0.99))
+    p50, p99 = (shown_ms(closed.seconds(), share) for share in (0.5, 0.99))
     print(f"capacity: {capacity:.0f}/s; {options.callers} callers wait {p50} ms, p99 {p99} ms")
     print(f"deadline: {options.deadline_ms} ms; times in ms\n")
     print(
@@ -71,36 +72,36 @@ async def _measure(
     print("|---|---|---|---|---|---|---|---|---|---|", flush=True)
     for load in map(float, options.loads.split(",")):
         await asyncio.sleep(PAUSE_S)
-        client = LoadClient("127.0.0.1", server.port, request)
+        caller = HttpCaller(url, request)
         with _peak_memory(server) as peak:
-            samples = await client.open_loop(load * capacity, options.seconds)
-        client.close()
-        print(_row(load, capacity, samples, options.deadline_ms / 1000, peak[0]), flush=True)
+            window = await _window(OpenLoop(caller, load * capacity), options.seconds)
+        await caller.close()
+        print(_row(load, capacity, window, options.deadline_ms / 1000, peak[0]), flush=True)
 
 
-def _row(load: float, capacity: float, samples: Samples, deadline_s: float, peak: int) -> str:
-    good = [seconds for seconds in samples.seconds(200) if seconds <= deadline_s]
-    accepted, refused = samples.seconds(200), samples.seconds(503)
-    statuses = Counter(sample.status for sample in samples.samples)
-    goodput = len(good) / samples.taken_s
+async def _window(loop: Loop, seconds: float, warm_up_s: float = 0.0) -> Window:
+    loop.start()
+    if warm_up_s:
+        await loop.warm_up(warm_up_s)
+    window = await loop.window(seconds)
+    await loop.stop()
+    return window
+
+
+def _row(load: float, capacity: float, window: Window, deadline_s: float, peak: int) -> str:
+    accepted, refused = window.seconds(), window.seconds("503")
+    goodput = window.goodput(deadline_s)
     cells = [
         f"{load:g}x",
-        f"{len(samples.samples) / samples.taken_s:.0f}",
+        f"{len(window.samples) / window.taken_s:.0f}",
         f"{goodput:.0f}",
         f"{goodput / capacity:.0%}",
-        *(_percentile(accepted, share) for share in (0.5, 0.99)),
-        *(_percentile(refused, share) for share in (0.5, 0.99)),
-        ", ".join(f"{status}: {count}" for status, count in sorted(statuses.items())),
+        *(shown_ms(accepted, share) for share in (0.5, 0.99)),
+        *(shown_ms(refused, share) for share in (0.5, 0.99)),
+        ", ".join(f"{code}: {count}" for code, count in sorted(window.codes.items())),
         f"{peak / MIB:.0f}",
     ]
     return f"| {' | '.join(cells)} |"
-
-
-def _percentile(sorted_seconds: list[float], share: float) -> str:
-    if not sorted_seconds:
-        return "-"
-    at = min(len(sorted_seconds) - 1, int(share * len(sorted_seconds)))
-    return f"{sorted_seconds[at] * 1000:.0f}"
 
 
 @contextlib.contextmanager

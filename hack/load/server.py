@@ -28,6 +28,7 @@ class Served:
     """Attributes: ready_s: seconds from the start of the process until it was ready."""
 
     port: int
+    grpc_port: int
     process: subprocess.Popen[bytes]
     api_key: str
     ready_s: float
@@ -48,33 +49,42 @@ def serving(bundle: Path = BUNDLE, settings: Sequence[str] = ()) -> Iterator[Ser
     with tempfile.TemporaryDirectory() as keys:
         key = api_keys.generate()
         (Path(keys) / "load").write_text(key)
-        port = free_port()
+        port, grpc_port = free_port(), free_port()
         began = time.monotonic()
-        process = start(port, Path(keys), ("--server.metrics-port", "0", *settings), bundle=bundle)
+        process = start(port, grpc_port, Path(keys), settings, bundle=bundle)
         try:
             wait_until_ready(process, port)
-            yield Served(port, process, key, time.monotonic() - began)
+            yield Served(port, grpc_port, process, key, time.monotonic() - began)
         finally:
             process.send_signal(signal.SIGTERM)
             process.wait()
 
 
+def serve_command(
+    bundle: Path, port: int, grpc_port: int, keys: Path, *, metrics_port: int = 0
+) -> list[str]:
+    """The product on loopback, with its default settings apart from ports and keys."""
+    return [
+        *(sys.executable, "-m", "predictor", "serve", "--model.path", str(bundle)),
+        *("--server.host", "127.0.0.1", "--server.drain-delay-s", "0"),
+        *("--server.http-port", str(port), "--server.grpc-port", str(grpc_port)),
+        *("--server.metrics-port", str(metrics_port), "--auth.keys-dir", str(keys)),
+    ]
+
+
 def start(
     port: int,
+    grpc_port: int,
     keys: Path,
     settings: Sequence[str] = (),
     *,
     bundle: Path = BUNDLE,
+    metrics_port: int = 0,
     output: int | IO[bytes] = subprocess.DEVNULL,
 ) -> subprocess.Popen[bytes]:
     """Start a server, in a process group of its own so that Ctrl-C is left to the caller."""
     return subprocess.Popen(
-        [
-            *(sys.executable, "-m", "predictor", "serve", "--model.path", str(bundle)),
-            *("--server.host", "127.0.0.1", "--server.drain-delay-s", "0"),
-            *("--server.http-port", str(port), "--server.grpc-port", "0"),
-            *("--auth.keys-dir", str(keys), *settings),
-        ],
+        [*serve_command(bundle, port, grpc_port, keys, metrics_port=metrics_port), *settings],
         cwd=ROOT,
         stdout=output,
         start_new_session=True,

@@ -18,7 +18,8 @@ import pytest
 from tritonclient.grpc import service_pb2 as pb
 from tritonclient.grpc import service_pb2_grpc as pb_grpc
 
-from hack.load.client import LoadClient, post
+from hack.load.http_caller import HttpCaller, post
+from hack.load.loops import ClosedLoop
 from tests.pictures import jpeg
 from tests.server.conftest import StartServer
 from tests.server.process import ROOT, eventually
@@ -275,15 +276,17 @@ async def test_records_that_do_not_fit_are_counted_where_metrics_and_auditors_lo
     assert scrape(server).value("inference_audit_dropped_total") == 0
     directory.rename(tmp_path / "away")
     request = post("/v2/models/realfake/infer", b"", {"X-API-Key": "wrong" * 10})
-    client = LoadClient("127.0.0.1", server.listening["http_port"], request)
+    caller = HttpCaller(server.url, request)
     dropped = 0.0
     while not dropped:
-        samples = await client.closed_loop(callers=16, seconds=1.0)
-        assert samples.seconds(401)
+        loop = ClosedLoop(caller, 16)
+        loop.start()
+        assert (await loop.window(1.0)).seconds("401")
+        await loop.stop()
         dropped = await asyncio.to_thread(
             lambda: scrape(server).value("inference_audit_dropped_total")
         )
-    client.close()
+    await caller.close()
     (tmp_path / "away").rename(directory)
     await asyncio.to_thread(server.wait_for_log, "audit records are written again")
     assert await asyncio.to_thread(server.stop) == 0
