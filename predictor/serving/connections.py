@@ -113,6 +113,7 @@ class BoundedHttp(HttpToolsProtocol):
         self._head_fields = 0
         self._unparsed = 0  # bytes since the last that belonged to a head or body
         self._unsent_since: float | None = None
+        self._deaf = False  # what arrives is not read any more; an answer is still owed
 
     # The connection's life
 
@@ -161,7 +162,7 @@ class BoundedHttp(HttpToolsProtocol):
     # What arrives
 
     def data_received(self, data: bytes) -> None:
-        if self.transport.is_closing():
+        if self.transport.is_closing() or self._deaf:
             return
         if self._awaited_since is None and self in self._shared.idle:
             self._awaited_since = self.loop.time()
@@ -264,12 +265,22 @@ class BoundedHttp(HttpToolsProtocol):
         raise _Refused
 
     def _refuse(self, error: WireError) -> None:
-        """Answer with the error where an answer can still be told apart, and close."""
+        """Answer with the error where an answer can still be told apart, and close.
+
+        A request in front of what is refused is whole, and gets its own answer first.
+        """
+        if self._deaf:
+            return
         self._shared.count(error.code)
         self._shared.idle.pop(self, None)
         cycle: RequestResponseCycle | None = self.cycle
+        if cycle is not None and not cycle.response_complete and not cycle.more_body:
+            self._deaf = True
+            cycle.keep_alive = False
+            return
         between = cycle is None or cycle.response_complete
-        if between or (cycle is not None and cycle.more_body and not cycle.response_started):
+        its_own = cycle is not None and cycle.more_body and not cycle.response_started
+        if between or (its_own and not self.pipeline):
             self.transport.write(_answer(error))
         self.transport.close()
 

@@ -39,6 +39,29 @@ def test_a_caller_that_asks_first_is_told_to_go_on(small: ServerProcess, photo: 
         assert raw.recv(65536).startswith(b"HTTP/1.1 200 ")
 
 
+@pytest.mark.parametrize("garbage", [b"\x00\xff garbage\r\n\r\n", b"X-API-Key: late\r\n\r\n"])
+def test_a_whole_request_is_answered_whatever_follows_it(
+    small: ServerProcess, photo: bytes, garbage: bytes
+) -> None:
+    """Behind it the connection is of no more use, but its answer is owed."""
+    lines = ["Content-Type: image/jpeg", f"Content-Length: {len(photo)}"]
+    with connect(small) as raw:
+        raw.sendall(head(small, *lines) + photo + garbage)
+        answer = until_closed(raw)
+    assert answer.startswith(b"HTTP/1.1 200 ")
+    assert answer.count(b"HTTP/1.1 ") == 1
+
+
+def test_a_broken_request_is_not_answered_in_place_of_the_one_before(
+    small: ServerProcess, photo: bytes
+) -> None:
+    whole = head(small, "Content-Type: image/jpeg", f"Content-Length: {len(photo)}") + photo
+    broken = head(small, "Transfer-Encoding: chunked") + b"no chunk at all\r\n"
+    with connect(small) as raw:
+        raw.sendall(whole + broken)
+        assert b" 400 " not in until_closed(raw)[:20]
+
+
 # What could be taken for another request
 
 
