@@ -36,6 +36,7 @@ from predictor.inference.delivery import (
     expire,
     note_passage,
     outcomes_of,
+    settled,
 )
 from predictor.inference.engine import Engine, EngineInput, EngineLost, EngineOutOfMemory
 from predictor.inference.fair_queue import FairQueue
@@ -200,7 +201,7 @@ class Batcher:
         items = [
             Item(
                 array,
-                (str(array.dtype), array.shape),
+                (array.dtype.char, array.shape),
                 deadline,
                 now,
                 loop,
@@ -215,7 +216,7 @@ class Batcher:
         if deadline is not None:
             timer = loop.call_at(loop.time() + deadline - now, expire, items)
         try:
-            answers = await asyncio.gather(*(item.future for item in items), return_exceptions=True)
+            answers = await settled([item.future for item in items])
         finally:
             if timer is not None:
                 timer.cancel()
@@ -242,10 +243,11 @@ class Batcher:
 
     def _discard(self, items: list[Item]) -> None:
         """Take what is still queued of a request that ended early out of the queue."""
+        if all(item.taken is not None for item in items):  # which never changes back
+            return
+        gone = set(items)
         with self._condition:
-            if any(item.taken is None for item in items):
-                gone = set(items)
-                self._queue.discard(gone.__contains__)
+            self._queue.discard(gone.__contains__)
 
     def _close(self, on_device: Sequence[Item] = ()) -> None:
         """Admit nothing more; fail what waits, and what was lost on the device."""

@@ -7,7 +7,6 @@ import logging
 import queue
 import threading
 import time
-from concurrent.futures import Future
 from contextvars import Context, copy_context
 from typing import Final, NamedTuple
 
@@ -29,8 +28,25 @@ class _Job(NamedTuple):
 
     picture: Picture
     deadline: float | None
-    future: Future[Prepared]
+    loop: asyncio.AbstractEventLoop
+    future: asyncio.Future[Prepared]
     context: Context
+
+    def end(self, outcome: Prepared | BaseException) -> None:
+        """Tell whoever waits for it, from any thread."""
+        try:
+            self.loop.call_soon_threadsafe(_settle, self.future, outcome)
+        except RuntimeError:  # the loop is closed: nobody is left to tell
+            log.warning("a decoded picture without a loop")
+
+
+def _settle(future: asyncio.Future[Prepared], outcome: Prepared | BaseException) -> None:
+    if future.done():
+        return
+    if isinstance(outcome, BaseException):
+        future.set_exception(outcome)
+    else:
+        future.set_result(outcome)
 
 
 class ProcessDecodePool:
@@ -73,9 +89,11 @@ class ProcessDecodePool:
     def submit(self, picture: Picture, deadline: float | None) -> asyncio.Future[Prepared]:
         if self._closed:
             raise NotReady(STOPPED)
-        future: Future[Prepared] = Future()
-        self._jobs.put(_Job(picture, deadline, future, copy_context()))
-        return asyncio.wrap_future(future)
+        loop = asyncio.get_running_loop()
+        # Not concurrent.futures, whose locks and copied results would be a tenth of a request.
+        future: asyncio.Future[Prepared] = loop.create_future()
+        self._jobs.put(_Job(picture, deadline, loop, future, copy_context()))
+        return future
 
     def close(self) -> None:
         self._closed = True
@@ -84,8 +102,8 @@ class ProcessDecodePool:
                 job = self._jobs.get_nowait()
             except queue.Empty:
                 break
-            if job is not None and job.future.set_running_or_notify_cancel():
-                job.future.set_exception(NotReady(STOPPED))
+            if job is not None:
+                job.end(NotReady(STOPPED))
         for _ in range(self.workers):
             self._jobs.put(None)
         self._nursery.close()
@@ -101,8 +119,8 @@ class ProcessDecodePool:
 
     def _do(self, job: _Job, decoder: DecoderProcess | None) -> DecoderProcess | None:
         """Prepare one picture; return the decoder for the next."""
-        picture, deadline, future, _ = job
-        if not future.set_running_or_notify_cancel():
+        picture, deadline = job.picture, job.deadline
+        if job.future.cancelled():
             return decoder
         try:
             began = refuse_expired(deadline)
@@ -116,9 +134,9 @@ class ProcessDecodePool:
                     crop = decoder.decode(picture.data, deadline)
             else:
                 crop = prepare_decoded(picture, self._terms.preprocessing, self._terms.limits)
-            future.set_result(Prepared(crop, time.monotonic() - began))
+            job.end(Prepared(crop, time.monotonic() - began))
         except BaseException as error:
-            future.set_exception(NotReady(STOPPED) if self._closed else error)
+            job.end(NotReady(STOPPED) if self._closed else error)
         return decoder if self._closed else self._replaced(decoder)
 
     def _started(self) -> DecoderProcess:

@@ -14,6 +14,7 @@ from types import TracebackType
 from typing import Any, Final, TextIO
 
 import orjson
+from pythonjsonlogger.core import RESERVED_ATTRS
 from pythonjsonlogger.json import JsonFormatter
 
 request_id_var: Final[ContextVar[str | None]] = ContextVar("request_id", default=None)
@@ -30,6 +31,8 @@ _QUIET: Final = (
     *("asyncio", "grpc", "httpx", "kserve", "opentelemetry", "timm", "urllib3", "uvicorn"),
 )
 
+_OWN: Final = frozenset(RESERVED_ATTRS)
+"""What every record has; the rest was given as `extra`."""
 # Whatever is no plain value is left to python-json-logger.
 _PLAIN: Final = (
     orjson.OPT_PASSTHROUGH_DATACLASS
@@ -63,10 +66,13 @@ class _Formatter(JsonFormatter):
         for name, variable in _IDS:
             if (value := variable.get()) is not None:
                 log_data[name] = value
-        extras: dict[str, Any] = {}
-        super().add_fields(extras, record, message_dict)
-        for name, value in extras.items():
+        # Not by python-json-logger, whose way through formats, renamings and defaults that are not
+        # used here costs as much as all the rest of a line.
+        for name, value in message_dict.items():
             log_data.setdefault(name, _finite(value))
+        for name, value in record.__dict__.items():
+            if name not in _OWN and name not in log_data and not str(name).startswith("_"):
+                log_data[name] = _finite(value)
 
     def jsonify_log_record(self, log_data: dict[str, Any]) -> str:
         """By orjson; what it cannot say, or not in ASCII, by the standard library."""
@@ -107,8 +113,8 @@ def _where(error: BaseException) -> str:
 
 def _finite(value: Any) -> Any:
     """JSON has no NaN and no infinity."""
-    if isinstance(value, float) and not math.isfinite(value):
-        return str(value)
+    if isinstance(value, float):
+        return value if math.isfinite(value) else str(value)
     if isinstance(value, dict):
         return {str(key): _finite(member) for key, member in value.items()}
     if isinstance(value, list | tuple):
@@ -130,6 +136,7 @@ def configure_logging(
     """
     # No line says these: https://docs.python.org/3/howto/logging.html#optimization
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
+    logging._srcfile = None  # nor the caller's file and line
     handler = logging.StreamHandler(sys.stdout if stream is None else stream)
     handler.setFormatter(_Formatter(severity_field))
     logging.getLogger().handlers[:] = [handler]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TypeVar
 
 from prometheus_client import (
     CollectorRegistry,
@@ -34,6 +35,23 @@ from predictor.telemetry import metrics
 from predictor.telemetry.metrics import Metric
 
 OK = "OK"
+
+M = TypeVar("M", Counter, Histogram)
+
+
+class _Series(dict[tuple[str, ...], M]):
+    """The series of a metric by the values of its labels: the library's own way to them takes a
+    lock and checks every label again, for each of a request's counts."""
+
+    def __init__(self, metric: M) -> None:
+        self._metric: M = metric
+
+    def __missing__(self, values: tuple[str, ...]) -> M:
+        series: M = self._metric.labels(*values)
+        self[values] = series
+        return series
+
+
 _TURNED_AWAY = (Overloaded, NotReady, RateLimited)
 
 
@@ -45,17 +63,17 @@ class Metrics(Observer):
         disable_created_metrics()  # type: ignore[no-untyped-call]  # it has no annotations
         self.registry = CollectorRegistry()
         self.model_version = "none"
-        self._requests = self._counter(metrics.REQUESTS)
-        self._duration = self._histogram(metrics.DURATION)
+        self._requests = _Series(self._counter(metrics.REQUESTS))
+        self._duration = _Series(self._histogram(metrics.DURATION))
         stage = self._histogram(metrics.STAGE)
         self._decode, self._queue, self._forward, self._encode = (
             stage.labels(name) for name in ("decode", "queue", "forward", "encode")
         )
         self._batch_size = self._histogram(metrics.BATCH_SIZE)
         self._queue_wait = self._histogram(metrics.QUEUE_WAIT)
-        self._rejections = self._counter(metrics.REJECTIONS)
-        self._images = self._counter(metrics.IMAGES)
-        self._verdicts = self._counter(metrics.VERDICTS)
+        self._rejections = _Series(self._counter(metrics.REJECTIONS))
+        self._images = _Series(self._counter(metrics.IMAGES))
+        self._verdicts = _Series(self._counter(metrics.VERDICTS))
         self._fake_probability = self._histogram(metrics.FAKE_PROBABILITY)
         self._lag = self._histogram(metrics.LOOP_LAG)
         self._info = Gauge(
@@ -64,7 +82,7 @@ class Metrics(Observer):
             metrics.MODEL_INFO.labels,
             registry=self.registry,
         )
-        self._key_requests = self._counter(metrics.KEY_REQUESTS)
+        self._key_requests = _Series(self._counter(metrics.KEY_REQUESTS))
         self._readings = _Readings()
         self.registry.register(self._readings)
         ProcessCollector(registry=self.registry)
@@ -101,17 +119,17 @@ class Metrics(Observer):
             exemplar: what leads from here to its log line and trace.
         """
         failed = isinstance(error, ServiceError)
-        self._requests.labels(protocol, self.model_version, code).inc(
+        self._requests[protocol, self.model_version, code].inc(
             exemplar=exemplar if failed else None
         )
         if code == OK or isinstance(error, DeadlineExceeded):
-            self._duration.labels(protocol, self.model_version).observe(seconds, exemplar)
+            self._duration[protocol, self.model_version].observe(seconds, exemplar)
         if isinstance(error, _TURNED_AWAY):
-            self._rejections.labels(error.reason).inc()
+            self._rejections[(error.reason,)].inc()
 
     def asked(self, key_id: str | None, code: str, error: WireError | None) -> None:
         """Count a request on a route that wants a key."""
-        self._key_requests.labels(key_id or "", _outcome(code, error)).inc()
+        self._key_requests[key_id or "", _outcome(code, error)].inc()
 
     def encoded(self, seconds: float) -> None:
         self._encode.observe(seconds)
@@ -143,13 +161,13 @@ class Metrics(Observer):
         self._batch_size.observe(len(pictures))
 
     def classified(self, results: Sequence[Classification]) -> None:
-        self._images.labels("classified").inc(len(results))
+        self._images[("classified",)].inc(len(results))
         for result in results:
-            self._verdicts.labels(result.verdict, self.model_version).inc()
+            self._verdicts[result.verdict, self.model_version].inc()
             self._fake_probability.observe(result.fake_prob)
 
     def unanswered(self, pictures: int, code: str) -> None:
-        self._images.labels(code.lower()).inc(pictures)
+        self._images[(code.lower(),)].inc(pictures)
 
 
 class _Readings(Collector):
