@@ -16,7 +16,7 @@ from collections import defaultdict
 from hack.load.pictures import photo
 from hack.load.process_tree import ProcessTree
 from predictor.bundle.manifest import Preprocessing
-from predictor.inference.decode_pool import DecodePool, ThreadDecodePool
+from predictor.inference.decode_pool import DecodePool, ThreadWorker
 from predictor.inference.decode_process import ProcessDecodePool
 from predictor.inference.decode_worker import Terms
 from predictor.inference.decoding import DecodeLimits, decode
@@ -35,7 +35,7 @@ async def measure(pool: DecodePool, data: bytes, seconds: float) -> dict[str, fl
     async def client(end: float) -> None:
         nonlocal count
         while time.monotonic() < end:
-            await pool.submit(picture, None)
+            await pool.decode(picture)
             count += 1
 
     tree = ProcessTree(os.getpid())
@@ -45,7 +45,7 @@ async def measure(pool: DecodePool, data: bytes, seconds: float) -> dict[str, fl
     single = []
     for _ in range(max(5, int(count / 8))):
         before = time.monotonic()
-        await pool.submit(picture, None)
+        await pool.decode(picture)
         single.append(time.monotonic() - before)
     return {
         "pictures/s": count / took,
@@ -62,7 +62,9 @@ async def main() -> None:
     arguments = parser.parse_args()
     terms = Terms(decode, PREPROCESSING, LIMITS, 10.0, 512 * 1024 * 1024)
     pools: dict[str, DecodePool] = {
-        "thread": ThreadDecodePool(PREPROCESSING, LIMITS, workers=arguments.workers),
+        "thread": DecodePool(
+            [ThreadWorker(PREPROCESSING, LIMITS) for _ in range(arguments.workers)]
+        ),
         "process": ProcessDecodePool(terms, workers=arguments.workers),
     }
     for name, (width, height, quality) in SIZES.items():

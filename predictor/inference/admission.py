@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Final
 
@@ -38,19 +38,13 @@ def _retry_after_s(seconds: float) -> float:
     return max(_SHORTEST_RETRY_S, seconds * _SPREAD)
 
 
-class Visit:
-    """One request's pictures, from admission to answer."""
-
-    def __init__(self, pictures: int) -> None:
-        self.undecoded = pictures
-
-
 class Admission:
     """Counts pictures from admission to answer. Lives on one event loop, like its callers.
 
     Args:
         forward: what forwards cost.
         decode_workers: pictures decoded at once.
+        undecoded: how many pictures wait to be decoded, or are being decoded.
         lanes: forwards at once.
         max_batch_size: most pictures in one forward.
         max_pictures: most pictures inside; shared between callers (`Places`).
@@ -62,6 +56,7 @@ class Admission:
         forward: CostCurve,
         *,
         decode_workers: int,
+        undecoded: Callable[[], int],
         lanes: int = 1,
         max_batch_size: int,
         max_pictures: int,
@@ -73,7 +68,7 @@ class Admission:
         self._max_batch_size = max_batch_size
         self._weights = weights or {}
         self._places = Places(max_pictures)
-        self._undecoded = 0
+        self._undecoded = undecoded
         self._decode_s = 0.0
         self._error = 1.0
 
@@ -84,7 +79,7 @@ class Admission:
 
     def expected_s(self, pictures: int = 1, caller: str | None = None) -> float:
         """Seconds until `pictures` that arrive now would be answered."""
-        return self._cost_s(self._ahead_of(caller, pictures) + pictures) * self._error
+        return self._bare_s(pictures, caller) * self._error
 
     def check(
         self, pictures: int = 1, *, caller: str | None = None, deadline: float | None = None
@@ -102,7 +97,7 @@ class Admission:
             return
         remaining = deadline - time.monotonic()
         if self.inside < self._lanes + self._decode_workers:
-            late = self._cost_s(self._ahead_of(caller, pictures) + pictures) - remaining
+            late = self._bare_s(pictures, caller) - remaining
         else:
             late = self.expected_s(pictures, caller) - _SAFE_SHARE * remaining
         if late > 0:
@@ -115,7 +110,7 @@ class Admission:
     @contextmanager
     def enter(
         self, pictures: int, *, caller: str | None = None, deadline: float | None = None
-    ) -> Iterator[Visit]:
+    ) -> Iterator[None]:
         """Hold places for the pictures of one request: all of them, or none.
 
         Raises:
@@ -128,12 +123,11 @@ class Admission:
                 retry_after_s=_retry_after_s(self.expected_s(pictures)),
                 reason="pictures",
             )
-        visit = Visit(pictures)
-        self._undecoded += pictures
-        expected = self._cost_s(self._ahead_of(caller, 0))
+        undecoded = self._undecoded() + pictures  # these are not in the pool yet
+        expected = self._cost_s(self._ahead_of(caller, 0, undecoded), undecoded)
         arrived = time.monotonic()
         try:
-            yield visit
+            yield
             self._learn(expected, time.monotonic() - arrived)
         except DeadlineExceeded:
             # It would have taken longer still; not to learn from it would be to learn from the
@@ -141,21 +135,19 @@ class Admission:
             self._learn(expected, _AT_LEAST * (time.monotonic() - arrived))
             raise
         finally:
-            self.decoded(visit)
             self._places.give_back(caller, pictures)
 
-    def decoded(self, visit: Visit) -> None:
-        """Note that all pictures of a visit wait for nothing but their forward now."""
-        self._undecoded -= visit.undecoded
-        visit.undecoded = 0
-
     def decode_took(self, seconds: float) -> None:
-        """Learn from one picture decoded."""
+        """Learn from one picture decoded. From any thread; of two at once, one may be lost."""
         if self._decode_s == 0.0:
             self._decode_s = seconds
         self._decode_s += _MEMORY * (seconds - self._decode_s)
 
-    def _ahead_of(self, caller: str | None, pictures: int) -> float:
+    def _bare_s(self, pictures: int, caller: str | None) -> float:
+        undecoded = self._undecoded()
+        return self._cost_s(self._ahead_of(caller, pictures, undecoded) + pictures, undecoded)
+
+    def _ahead_of(self, caller: str | None, pictures: int, undecoded: int) -> float:
         """Pictures inside that will be answered before the last of `pictures` of `caller`."""
         if caller is None:
             return self.inside
@@ -167,16 +159,16 @@ class Admission:
             if name != caller
         )
         # What has been decoded already, and what is being decoded, no longer waits for its turn.
-        begun = self.inside - self._undecoded + min(self._undecoded, self._decode_workers)
+        begun = self.inside - undecoded + min(undecoded, self._decode_workers)
         return max(own + others, begun)
 
-    def _cost_s(self, pictures: float) -> float:
+    def _cost_s(self, pictures: float, undecoded: int) -> float:
         """Seconds to answer so many pictures, decoding some while others are in a forward.
 
         The slower of the two sets the pace; the first picture (or the last) passes both.
         """
-        undecoded = max(0.0, pictures - (self.inside - self._undecoded))
-        decoding = undecoded * self._decode_s / self._decode_workers
+        to_decode = max(0.0, pictures - (self.inside - undecoded))
+        decoding = to_decode * self._decode_s / self._decode_workers
         in_lane = math.ceil(pictures / self._lanes)
         batch = max(1, min(self._max_batch_size, in_lane))
         forwards = math.ceil(in_lane / batch) * self._forward.seconds(batch)

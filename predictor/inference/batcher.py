@@ -2,8 +2,8 @@
 
 Each lane of the engine (a GPU has one, a CPU one per core) is a thread that takes whatever is
 waiting when it gets free, callers in turn, so batches grow with load and an idle server answers at
-once. It waits for more only while a picture that was announced (`expect`) is still being decoded,
-and never longer than `max_wait_s`.
+once. It waits for more only while a picture that is expected is still being decoded, and never
+longer than `max_wait_s`. Pictures come straight from the threads that decode them.
 
 What an item's owner does never touches its neighbours: a cancelled or expired item leaves the
 queue before it runs, and a batch that fails is halved until the item at fault fails alone, while
@@ -25,18 +25,17 @@ from typing import Any, Final
 
 import numpy as np
 
-from predictor.errors import InternalError, NotReady, Overloaded, WireError
+from predictor.errors import InternalError, NotReady, Overloaded
 from predictor.inference.cost import CostCurve
 from predictor.inference.delivery import (
     Item,
     Kind,
-    Logits,
     Outcome,
     deliver,
     expire,
+    let_go,
     note_passage,
     outcomes_of,
-    settled,
 )
 from predictor.inference.engine import Engine, EngineInput, EngineLost, EngineOutOfMemory
 from predictor.inference.fair_queue import FairQueue
@@ -48,13 +47,6 @@ log = logging.getLogger("predictor.batcher")
 STOPPED = "the server is stopping; retry on another replica"
 GROW_AFTER: Final = 100
 """Full batches that fit before a larger one is tried again: a failed try costs one forward."""
-
-
-@dataclass(slots=True, eq=False)
-class Announcement:
-    """Attributes: count: pictures that are still on their way to the queue."""
-
-    count: int
 
 
 @dataclass(slots=True)
@@ -79,7 +71,6 @@ class Batcher:
 
     Args:
         max_batch_size: most pictures in one forward.
-        max_queue: most pictures waiting; one more is refused.
         max_wait_s: longest a batch waits for announced pictures.
         weights: turns by caller; see `FairQueue`.
     """
@@ -89,7 +80,6 @@ class Batcher:
         engine: Engine,
         *,
         max_batch_size: int,
-        max_queue: int,
         max_wait_s: float,
         weights: Mapping[str, int] | None = None,
     ) -> None:
@@ -97,10 +87,9 @@ class Batcher:
         self.max_batch_size = max_batch_size
         self.cost = CostCurve()
         self.observer = Observer()
-        self._max_queue = max_queue
         self._max_wait_s = max_wait_s
         self._rooms: dict[Kind, _Room] = {}
-        # Every access to the queue and the three below holds the condition.
+        # Every access to the queue and the two below holds the condition.
         self._condition = threading.Condition()
         self._queue: FairQueue[Item] = FairQueue(weights)
         self._expected = 0
@@ -149,105 +138,86 @@ class Batcher:
         return max((now - moment for moment in began if moment is not None), default=0.0)
 
     @contextmanager
-    def expect(self, count: int) -> Iterator[Announcement]:
-        """Announce pictures that are being decoded: the only thing worth waiting for.
-
-        Hand the announcement to `submit_many`, which withdraws it in the moment the pictures
-        arrive: withdrawn before, the device would go without them.
-        """
-        announcement = Announcement(count)
-        with self._condition:
-            self._expected += count
-        try:
-            yield announcement
-        finally:
-            if announcement.count:
-                with self._condition:
-                    self._withdraw(announcement)
-                    self._condition.notify()
-
-    def _withdraw(self, announcement: Announcement) -> None:
-        self._expected -= announcement.count
-        announcement.count = 0
-
-    async def submit_many(
+    def expect(
         self,
-        arrays: Sequence[EngineInput],
+        count: int,
         *,
         caller: str = "",
         deadline: float | None = None,
-        announcement: Announcement | None = None,
         timeline: Timeline | None = None,
-    ) -> list[Logits]:
-        """Classify the pictures of one request: all are admitted, or none.
+    ) -> Iterator[list[Item]]:
+        """Announce the pictures of one request, which are decoded meanwhile: the only thing worth
+        waiting for. Each is to be `put`, or to `fail`; `answers_of` waits for all.
 
         Args:
-            arrays: uint8 (H, W, 3) or float32 (3, H, W) each.
             caller: whose turns they use.
-            deadline: `time.monotonic()` after which nobody wants the answer.
-            timeline: the request's; it learns when the pictures left the queue and the network.
-
-        Returns:
-            Logits, float32, (K,) each.
+            deadline: `time.monotonic()` after which nobody wants the answer; then they fail.
+            timeline: the request's; it learns when the pictures were decoded, left the queue, and
+                left the network.
 
         Raises:
-            WireError: Overloaded or NotReady when not admitted; else that of the first picture,
-                in order, that failed.
+            NotReady: the batcher is stopped.
         """
         loop = asyncio.get_running_loop()
         now = time.monotonic()
         timeline = timeline or Timeline(now)
-        timeline.enter("queue", now)
         items = [
-            Item(
-                array,
-                (array.dtype.char, array.shape),
-                deadline,
-                now,
-                loop,
-                loop.create_future(),
-                timeline,
-                copy_context(),  # each its own: two lanes cannot be in one at the same time
-            )
-            for array in arrays
+            # A context each: two lanes cannot be in one at the same time.
+            Item(caller, deadline, loop, loop.create_future(), timeline, copy_context())
+            for _ in range(count)
         ]
-        self._enqueue(caller, items, announcement)
+        with self._condition:
+            if self._stopping or self._failed:
+                raise NotReady(STOPPED)
+            self._expected += count
         timer = None
         if deadline is not None:
             timer = loop.call_at(loop.time() + deadline - now, expire, items)
         try:
-            answers = await settled([item.future for item in items])
+            yield items
         finally:
             if timer is not None:
                 timer.cancel()
-            self._discard(items)
+            self._forget(items)
+            let_go(items)
             note_passage(items, timeline)
-        for index, answer in enumerate(answers):
-            if isinstance(answer, WireError):
-                raise answer.at(f"image[{index}]") if len(items) > 1 else answer
-        return [item.future.result() for item in items]
 
-    def _enqueue(self, caller: str, items: list[Item], announcement: Announcement | None) -> None:
+    def put(self, item: Item, array: EngineInput) -> None:
+        """Queue an expected picture, uint8 (H, W, 3) or float32 (3, H, W). From any thread."""
+        item.array = array
+        item.kind = (array.dtype.char, array.shape)
         with self._condition:
-            if self._stopping or self._failed:
-                raise NotReady(STOPPED)
-            if len(self._queue) + len(items) > self._max_queue:
-                raise Overloaded(
-                    "the queue in front of the model is full; retry later", reason="queue"
-                )
-            for item in items:
-                self._queue.push(caller, item)
-            if announcement is not None:
-                self._withdraw(announcement)
-            self._condition.notify(len(items))
+            refused = self._stopping or self._failed
+            if not refused and not item.future.done():
+                item.arrived = time.monotonic()
+                self._queue.push(item.caller, item)
+            self._withdraw(item)
+            self._condition.notify()
+        if refused:
+            deliver([(item, NotReady(STOPPED))])
 
-    def _discard(self, items: list[Item]) -> None:
-        """Take what is still queued of a request that ended early out of the queue."""
+    def fail(self, item: Item, error: BaseException) -> None:
+        """Answer an expected picture with an error. From any thread."""
+        with self._condition:
+            self._withdraw(item)
+            self._condition.notify()
+        deliver([(item, error)])
+
+    def _withdraw(self, item: Item) -> None:
+        if item.announced:
+            item.announced = False
+            self._expected -= 1
+
+    def _forget(self, items: Sequence[Item]) -> None:
+        """Take what is left of a request that ended out of the queue, and wait for it no more."""
         if all(item.taken is not None for item in items):  # which never changes back
             return
         gone = set(items)
         with self._condition:
             self._queue.discard(gone.__contains__)
+            for item in items:
+                self._withdraw(item)
+            self._condition.notify()
 
     def _close(self, on_device: Sequence[Item] = ()) -> None:
         """Admit nothing more; fail what waits, and what was lost on the device."""
@@ -281,7 +251,7 @@ class Batcher:
             first = self._queue.peek()
             limit = self._room(first.kind).size
             while self._expected > 0 and 0 < len(self._queue) < limit and not self._stopping:
-                remaining = first.arrived + self._max_wait_s - time.monotonic()
+                remaining = (first.arrived or 0.0) + self._max_wait_s - time.monotonic()
                 if remaining <= 0:
                     break
                 self._condition.wait(remaining)
@@ -308,7 +278,9 @@ class Batcher:
         """Run the lane's batch without those whom nobody waits for; halve it until what is at
         fault stands alone.
         """
-        self.observer.waited([item.taken - item.arrived for item in lane.batch if item.taken])
+        self.observer.waited(
+            [item.taken - item.arrived for item in lane.batch if item.taken and item.arrived]
+        )
         groups = [lane.batch]
         while groups:
             now = time.monotonic()

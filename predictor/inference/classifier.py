@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Mapping, Sequence
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,21 +14,19 @@ from predictor.errors import (
     BundleError,
     DeadlineExceeded,
     SettingsError,
-    WireError,
 )
 from predictor.inference.admission import Admission
 from predictor.inference.batcher import Batcher
 from predictor.inference.decode_modes import open_pool
-from predictor.inference.decode_pool import DecodePool
+from predictor.inference.decode_pool import DecodePool, Job, Prepared
 from predictor.inference.decode_worker import Decoder
 from predictor.inference.decoding import decode
-from predictor.inference.delivery import EXPIRED
-from predictor.inference.engine import Engine, EngineInput, EngineOutOfMemory
+from predictor.inference.delivery import EXPIRED, Item, answers_of
+from predictor.inference.engine import Engine, EngineOutOfMemory
 from predictor.inference.engines import make_engine
 from predictor.inference.observer import Observer, Observers, observed
 from predictor.inference.pictures import Classification, Picture
 from predictor.inference.timeline import Timeline
-from predictor.inference.turnstile import Turnstile
 from predictor.settings import Settings
 
 
@@ -54,11 +52,10 @@ class Classifier:
         self._batcher = batcher
         self._pool = pool
         self._observer = Observer()
-        # Twice: the next picture is at hand when a worker gets free, without asking the loop.
-        self._turnstile = Turnstile(2 * pool.workers, weights)
         self.admission = Admission(
             batcher.cost,
             decode_workers=pool.workers,
+            undecoded=lambda: pool.backlog,
             lanes=batcher.engine.lanes,
             max_batch_size=batcher.max_batch_size,
             max_pictures=max_pictures,
@@ -133,20 +130,29 @@ class Classifier:
             raise DeadlineExceeded(EXPIRED)
         count, lane = len(pictures), caller or ""
         with (
-            self.admission.enter(count, caller=caller, deadline=deadline) as visit,
-            self._batcher.expect(count) as announcement,
+            self.admission.enter(count, caller=caller, deadline=deadline),
+            self._batcher.expect(count, caller=lane, deadline=deadline, timeline=timeline) as items,
         ):
             timeline.enter("decode", now)
-            crops = await self._prepare_all(pictures, lane, deadline)
-            self.admission.decoded(visit)
-            logits = await self._batcher.submit_many(
-                crops,
-                caller=lane,
-                deadline=deadline,
-                announcement=announcement,
-                timeline=timeline,
-            )
-            return [self._answer(row) for row in logits]
+            jobs = [
+                Job(picture, deadline, item.future, item.context, partial(self._decoded, item))
+                for picture, item in zip(pictures, items, strict=True)
+            ]
+            self._pool.submit(lane, jobs)
+            try:
+                return [self._answer(row) for row in await answers_of(items)]
+            finally:
+                if any(item.arrived is None for item in items):
+                    self._pool.withdraw(jobs)
+
+    def _decoded(self, item: Item, outcome: Prepared | BaseException) -> None:
+        """In the thread that decoded."""
+        if isinstance(outcome, Prepared):
+            self.admission.decode_took(outcome.took_s)
+            self._observer.decoded(outcome.took_s)
+            self._batcher.put(item, outcome.crop)
+        else:
+            self._batcher.fail(item, outcome)
 
     def abandon(self) -> None:
         """Fail what waits for a device that will not answer any more."""
@@ -154,46 +160,8 @@ class Classifier:
 
     async def close(self) -> None:
         """End the pool and the device thread; what still waits gets NotReady."""
-        self._turnstile.close()
         self._pool.close()
         await self._batcher.stop()
-
-    async def _prepare_all(
-        self, pictures: Sequence[Picture], caller: str, deadline: float | None
-    ) -> list[EngineInput]:
-        left = None if deadline is None else deadline - time.monotonic()
-        try:
-            async with asyncio.timeout(left):
-                if len(pictures) == 1:
-                    return [await self._prepare_in_turn(pictures[0], caller, deadline)]
-                return await self._prepare_several(pictures, caller, deadline)
-        except TimeoutError:
-            raise DeadlineExceeded(EXPIRED) from None
-
-    async def _prepare_several(
-        self, pictures: Sequence[Picture], caller: str, deadline: float | None
-    ) -> list[EngineInput]:
-        tasks = [
-            asyncio.ensure_future(self._prepare_in_turn(picture, caller, deadline))
-            for picture in pictures
-        ]
-        try:
-            return [await _placed(task, index) for index, task in enumerate(tasks)]
-        finally:
-            for task in tasks:
-                task.cancel()  # and asyncio says nothing of a later picture's failure
-
-    async def _prepare_in_turn(
-        self, picture: Picture, caller: str, deadline: float | None
-    ) -> EngineInput:
-        await self._turnstile.enter(caller)
-        try:
-            crop, took = await self._pool.submit(picture, deadline)
-            self.admission.decode_took(took)
-            self._observer.decoded(took)
-            return crop
-        finally:
-            self._turnstile.leave()
 
     def _answer(self, logits: NDArray[np.float32]) -> Classification:
         probabilities = softmax(logits, self.manifest.temperature)
@@ -249,7 +217,6 @@ def build_classifier(
     batcher = Batcher(
         engine,
         max_batch_size=_largest_batch(engine, settings),
-        max_queue=batching.max_queue,
         max_wait_s=batching.max_wait_ms / 1000,
         weights=batching.weights,
     )
@@ -298,10 +265,3 @@ def replay(manifest: Manifest, engine: Engine, tolerance: float) -> float:
             "weights, the preprocessing or the device do not do what the bundle was made with"
         )
     return difference
-
-
-async def _placed(future: asyncio.Future[EngineInput], index: int) -> EngineInput:
-    try:
-        return await future
-    except WireError as error:
-        raise error.at(f"image[{index}]") from None

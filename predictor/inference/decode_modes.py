@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from predictor.bundle.manifest import Preprocessing
 from predictor.inference.cpus import usable_cpus
-from predictor.inference.decode_pool import DecodePool, ThreadDecodePool
+from predictor.inference.decode_pool import DecodePool, ThreadWorker
 from predictor.inference.decode_process import ProcessDecodePool
 from predictor.inference.decode_worker import Decoder, Terms
 from predictor.inference.decoding import DecodeLimits, decode
@@ -31,9 +31,11 @@ def open_pool(
         max_jpeg_scans=limits.max_jpeg_scans,
         max_segments=limits.max_segments,
     )
+    weights = settings.batching.weights
     if decoding.mode == "thread":
-        return ThreadDecodePool(preprocessing, decode_limits, workers=workers, decoder=decoder)
+        in_threads = [ThreadWorker(preprocessing, decode_limits, decoder) for _ in range(workers)]
+        return DecodePool(in_threads, weights)
     terms = Terms(
         decoder, preprocessing, decode_limits, decoding.max_cpu_s, decoding.max_memory_bytes
     )
-    return ProcessDecodePool(terms, workers=workers)
+    return ProcessDecodePool(terms, workers=workers, weights=weights)

@@ -55,14 +55,18 @@ TIMEVAL: Final = struct.Struct("@ll")
 
 
 class Nursery:
-    """The process that forks decoders; started again when it is gone. Safe for all threads."""
+    """The process that forks decoders; started again when it is gone. Safe for all threads.
+
+    Attributes:
+        closed: True once it is to start no more.
+    """
 
     def __init__(self, terms: Terms) -> None:
         self._terms = terms
         self._lock = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
         self._channel: socket.socket | None = None
-        self._closed = False
+        self.closed = False
 
     def start_decoder(self) -> DecoderProcess:
         """Raises OSError: the nursery cannot be started, or its decoder does not answer."""
@@ -81,7 +85,7 @@ class Nursery:
     def close(self) -> None:
         """The nursery ends when its channel closes, and the decoders end with it."""
         with self._lock:
-            self._closed = True
+            self.closed = True
             if self._channel is not None:
                 self._channel.close()
                 self._channel = None
@@ -93,7 +97,7 @@ class Nursery:
 
     def _hand_over(self, descriptors: list[int]) -> None:
         with self._lock:
-            if self._closed:
+            if self.closed:
                 raise OSError("closed")
             if self._channel is not None:
                 try:

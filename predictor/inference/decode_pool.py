@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
-from contextvars import copy_context
-from typing import NamedTuple, Protocol
+from collections.abc import Callable, Mapping, Sequence
+from contextvars import Context, copy_context
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol, TypeAlias
 
 from predictor.bundle.manifest import Preprocessing
 from predictor.errors import DeadlineExceeded, InvalidRequest, NotReady
@@ -15,6 +17,7 @@ from predictor.inference.decode_worker import Decoder
 from predictor.inference.decoding import DecodeLimits, decode, prepare
 from predictor.inference.delivery import EXPIRED
 from predictor.inference.engine import EngineInput
+from predictor.inference.fair_queue import FairQueue
 from predictor.inference.pictures import EncodedImage, Picture, Pixels
 
 
@@ -25,71 +28,168 @@ class Prepared(NamedTuple):
     took_s: float
 
 
-class DecodePool(Protocol):
-    """A bounded number of workers that turn pictures into what the network sees."""
+Then: TypeAlias = Callable[[Prepared | BaseException], None]
 
-    workers: int
-    """Pictures decoded at once."""
 
-    def submit(self, picture: Picture, deadline: float | None) -> asyncio.Future[Prepared]:
-        """Queue a picture. Cancelling the future takes it out of the queue.
+@dataclass(slots=True, eq=False)
+class Job:
+    """One picture to decode.
 
-        Args:
-            deadline: `time.monotonic()` after which nobody wants the result.
+    Attributes:
+        deadline: `time.monotonic()` after which nobody wants the result.
+        future: of the answer; once it is done nobody wants the result either.
+        context: its request's, for what is logged about it.
+        then: called with the result, or the WireError that there is instead, in the worker's
+            thread: straight on to the network, without asking the event loop.
+    """
 
-        Raises:
-            NotReady: the pool is closed. The future raises this and other WireErrors.
-        """
+    picture: Picture
+    deadline: float | None
+    future: asyncio.Future[Any]
+    context: Context
+    then: Then
+
+
+class Worker(Protocol):
+    """One thread's way to decode."""
+
+    def prepare(self, picture: Picture, deadline: float | None) -> EngineInput:
+        """Raises WireError."""
         ...
 
-    def close(self) -> None:
-        """Fail what is queued with NotReady; let go of the workers, without waiting for them."""
-        ...
+    def rest(self) -> None:
+        """After each picture, when its result is on its way already."""
+
+    def end(self) -> None:
+        """The pool is closed, and there will be no more."""
 
 
-class ThreadDecodePool:
-    """Decodes in threads of this process. Pillow releases the GIL, so they run in parallel; one
-    that crashes takes the server with it, and one that overruns cannot be stopped.
+class DecodePool:
+    """Threads that decode, one picture each at a time, callers in turn.
 
     Args:
+        workers: one for each thread.
+        weights: turns by caller; see `FairQueue`.
+
+    Attributes:
         workers: pictures decoded at once.
     """
 
+    def __init__(self, workers: Sequence[Worker], weights: Mapping[str, int] | None = None) -> None:
+        self.workers = len(workers)
+        self._working = [False] * len(workers)
+        # Every access to the two below holds the condition.
+        self._condition = threading.Condition()
+        self._queue: FairQueue[Job] = FairQueue(weights)
+        self._closed = False
+        for number, worker in enumerate(workers):
+            threading.Thread(
+                target=self._serve, args=(number, worker), name=f"decode-{number}", daemon=True
+            ).start()
+
+    @property
+    def backlog(self) -> int:
+        """Pictures that wait to be decoded, or are being decoded."""
+        return len(self._queue) + sum(self._working)
+
+    def submit(self, caller: str, jobs: Sequence[Job]) -> None:
+        """Queue pictures. Raises NotReady: the pool is closed."""
+        with self._condition:
+            if self._closed:
+                raise NotReady(STOPPED)
+            for job in jobs:
+                self._queue.push(caller, job)
+            self._condition.notify(len(jobs))
+
+    async def decode(self, picture: Picture, deadline: float | None = None) -> Prepared:
+        """Decode one picture for its own sake. Raises WireError."""
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[Prepared] = loop.create_future()
+
+        def settle(outcome: Prepared | BaseException) -> None:
+            if future.done():
+                return
+            if isinstance(outcome, BaseException):
+                future.set_exception(outcome)
+            else:
+                future.set_result(outcome)
+
+        def then(outcome: Prepared | BaseException) -> None:
+            loop.call_soon_threadsafe(settle, outcome)
+
+        job = Job(picture, deadline, future, copy_context(), then)
+        self.submit("", [job])
+        try:
+            return await future
+        finally:
+            self.withdraw([job])
+
+    def withdraw(self, jobs: Sequence[Job]) -> None:
+        """Take out of the queue what is still in it."""
+        gone = set(jobs)
+        with self._condition:
+            self._queue.discard(gone.__contains__)
+
+    def close(self) -> None:
+        """Fail what is queued with NotReady; let go of the workers, without waiting for them."""
+        with self._condition:
+            self._closed = True
+            waiting = self._queue.clear()
+            self._condition.notify_all()
+        for job in waiting:
+            job.then(NotReady(STOPPED))
+
+    # A worker's thread
+
+    def _serve(self, number: int, worker: Worker) -> None:
+        while (job := self._next(number)) is not None:
+            if not job.future.done():
+                job.then(self._prepared(worker, job))
+            del job  # else a waiting worker keeps the last picture alive
+            worker.rest()
+        worker.end()
+
+    def _next(self, number: int) -> Job | None:
+        with self._condition:
+            self._working[number] = False
+            while not self._queue and not self._closed:
+                self._condition.wait()
+            if self._closed:
+                return None
+            self._working[number] = True
+            return self._queue.pop()
+
+    def _prepared(self, worker: Worker, job: Job) -> Prepared | BaseException:
+        try:
+            began = refuse_expired(job.deadline)
+            crop = job.context.run(worker.prepare, job.picture, job.deadline)
+            return Prepared(crop, time.monotonic() - began)
+        except BaseException as error:
+            return NotReady(STOPPED) if self._closed else error
+
+
+class ThreadWorker:
+    """Decodes in its own thread. Pillow releases the GIL, so several run in parallel; one that
+    crashes takes the server with it, and one that overruns cannot be stopped."""
+
     def __init__(
-        self,
-        preprocessing: Preprocessing,
-        limits: DecodeLimits,
-        *,
-        workers: int,
-        decoder: Decoder = decode,
+        self, preprocessing: Preprocessing, limits: DecodeLimits, decoder: Decoder = decode
     ) -> None:
         self._preprocessing = preprocessing
         self._limits = limits
         self._decoder = decoder
-        self.workers = workers
-        self._closed = False
-        self._executor = ThreadPoolExecutor(workers, thread_name_prefix="decode")
 
-    def submit(self, picture: Picture, deadline: float | None) -> asyncio.Future[Prepared]:
-        if self._closed:
-            raise NotReady(STOPPED)
-        loop = asyncio.get_running_loop()
-        context = copy_context()  # its request's, for what is logged about it
-        return loop.run_in_executor(self._executor, context.run, self._prepare, picture, deadline)
-
-    def close(self) -> None:
-        self._closed = True
-        self._executor.shutdown(wait=False)
-
-    def _prepare(self, picture: Picture, deadline: float | None) -> Prepared:
-        if self._closed:  # the executor still empties its queue
-            raise NotReady(STOPPED)
-        began = refuse_expired(deadline)
+    def prepare(self, picture: Picture, deadline: float | None) -> EngineInput:
+        """See `Worker.prepare`."""
         if isinstance(picture, EncodedImage):
-            crop: EngineInput = self._decoder(picture.data, self._preprocessing, self._limits)
-        else:
-            crop = prepare_decoded(picture, self._preprocessing, self._limits)
-        return Prepared(crop, time.monotonic() - began)
+            return self._decoder(picture.data, self._preprocessing, self._limits)
+        return prepare_decoded(picture, self._preprocessing, self._limits)
+
+    def rest(self) -> None:
+        """Nothing has to be replaced."""
+
+    def end(self) -> None:
+        """Nothing has to be given back."""
 
 
 def refuse_expired(deadline: float | None) -> float:

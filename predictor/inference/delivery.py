@@ -6,7 +6,7 @@ import asyncio
 import logging
 from collections.abc import Sequence
 from contextvars import Context
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeAlias
 
 import numpy as np
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from predictor.errors import DeadlineExceeded, InternalError, WireError
 from predictor.inference.engine import EngineInput
-from predictor.inference.timeline import Timeline
+from predictor.inference.timeline import Stage, Timeline
 
 log = logging.getLogger("predictor.batcher")
 
@@ -30,19 +30,25 @@ class Item:
     """One picture on its way. Only its own future knows whether anybody still waits.
 
     Attributes:
+        caller: whose turns it uses.
         context: its request's, for what is logged about it.
+        announced: whether batches may still wait for it; read and written under the batcher's lock.
+        array, kind: what the network sees; not there before it arrives.
+        arrived: when it came into the queue; None before.
         taken: when a lane took it out of the queue; None before.
         answered: when the network was done with it; None before.
     """
 
-    array: EngineInput
-    kind: Kind
+    caller: str
     deadline: float | None
-    arrived: float
     loop: asyncio.AbstractEventLoop
     future: asyncio.Future[Logits]
     timeline: Timeline
     context: Context
+    announced: bool = True
+    array: EngineInput = field(init=False)
+    kind: Kind = field(init=False)
+    arrived: float | None = None
     taken: float | None = None
     answered: float | None = None
 
@@ -50,17 +56,21 @@ class Item:
         return not self.future.done() and (self.deadline is None or now < self.deadline)
 
 
-Outcome: TypeAlias = tuple[Item, Logits | WireError]
+Outcome: TypeAlias = tuple[Item, Logits | BaseException]
 
 
 def note_passage(items: Sequence[Item], timeline: Timeline) -> None:
     """Tell a request's timeline how far its pictures got: all of them, or it is still there."""
-    taken = [item.taken for item in items if item.taken is not None]
-    answered = [item.answered for item in items if item.answered is not None]
-    if taken and len(taken) == len(items):
-        timeline.enter("forward", max(taken))
-        if len(answered) == len(items):
-            timeline.enter("encode", max(answered))
+    stages: tuple[tuple[Stage, list[float | None]], ...] = (
+        ("queue", [item.arrived for item in items]),
+        ("forward", [item.taken for item in items]),
+        ("encode", [item.answered for item in items]),
+    )
+    for stage, moments in stages:
+        passed = [moment for moment in moments if moment is not None]
+        if not passed or len(passed) < len(items):
+            return
+        timeline.enter(stage, max(passed))
 
 
 def outcomes_of(group: list[Item], logits: Logits) -> list[Outcome]:
@@ -87,21 +97,34 @@ def deliver(outcomes: Sequence[Outcome]) -> None:
             log.warning("answers without a loop", extra={"count": len(group)})
 
 
-async def settled(futures: Sequence[asyncio.Future[Logits]]) -> list[Logits | BaseException]:
-    """Wait for all; when cancelled, cancel them."""
-    if len(futures) != 1:
-        return await asyncio.gather(*futures, return_exceptions=True)
-    try:  # nearly always one, and `gather` would add 0.03 ms
-        return [await futures[0]]
-    except WireError as error:
-        return [error]
+async def answers_of(items: Sequence[Item]) -> list[Logits]:
+    """Wait for all pictures of a request; when cancelled, cancel what they wait for.
+
+    Raises:
+        WireError: of the first picture, in order, that failed; with its place (``image[3]``) where
+            there are several.
+    """
+    if len(items) == 1:  # nearly always, and `gather` would add 0.03 ms
+        return [await items[0].future]
+    answers = await asyncio.gather(*(item.future for item in items), return_exceptions=True)
+    for index, answer in enumerate(answers):
+        if isinstance(answer, WireError):
+            raise answer.at(f"image[{index}]")
+    return [item.future.result() for item in items]
+
+
+def let_go(items: Sequence[Item]) -> None:
+    """Nobody waits any more; asyncio need not log that nobody looked at what failed."""
+    for item in items:
+        if item.future.done() and not item.future.cancelled():
+            item.future.exception()
 
 
 def _settle(outcomes: Sequence[Outcome]) -> None:
     for item, outcome in outcomes:
         if item.future.done():
             continue
-        if isinstance(outcome, WireError):
+        if isinstance(outcome, BaseException):
             item.future.set_exception(outcome)
         else:
             item.future.set_result(outcome)

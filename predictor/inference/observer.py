@@ -18,7 +18,7 @@ class Observer:
     """Nobody in particular. Each method must be quick, and must not raise."""
 
     def decoded(self, seconds: float) -> None:
-        """One picture was decoded, in a worker's `seconds`."""
+        """One picture was decoded, in a worker's `seconds`. Called in the worker's thread."""
 
     def waited(self, seconds: Sequence[float]) -> None:
         """Pictures left the queue for a lane. Called in the lane's thread."""

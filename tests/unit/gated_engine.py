@@ -6,15 +6,17 @@ import asyncio
 import contextlib
 import sys
 import threading
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
-from typing import Any, TypeAlias
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from predictor.errors import WireError
-from predictor.inference.batcher import Announcement, Batcher
+from predictor.inference.batcher import Batcher
+from predictor.inference.delivery import answers_of
 from predictor.inference.engine import EngineInput, EngineOutOfMemory
+from predictor.inference.timeline import Timeline
 
 AN_HOUR = 3600.0
 PATIENCE_S = 20.0
@@ -99,11 +101,9 @@ class Engine:
 
 @contextlib.asynccontextmanager
 async def running(
-    engine: Engine, *, max_batch_size: int = 32, max_queue: int = 256, max_wait_s: float = AN_HOUR
+    engine: Engine, *, max_batch_size: int = 32, max_wait_s: float = AN_HOUR
 ) -> AsyncIterator[Batcher]:
-    batcher = Batcher(
-        engine, max_batch_size=max_batch_size, max_queue=max_queue, max_wait_s=max_wait_s
-    )
+    batcher = Batcher(engine, max_batch_size=max_batch_size, max_wait_s=max_wait_s)
     batcher.start()
     try:
         async with asyncio.timeout(PATIENCE_S):
@@ -113,19 +113,31 @@ async def running(
         await batcher.stop()
 
 
+async def submit(
+    batcher: Batcher,
+    arrays: Sequence[EngineInput],
+    *,
+    caller: str = "",
+    deadline: float | None = None,
+    timeline: Timeline | None = None,
+) -> Answers:
+    """A request whose pictures are all decoded at once."""
+    expected = batcher.expect(len(arrays), caller=caller, deadline=deadline, timeline=timeline)
+    with expected as items:
+        for item, array in zip(items, arrays, strict=True):
+            batcher.put(item, array)
+        return await answers_of(items)
+
+
 async def send(
     batcher: Batcher,
     *numbers: int,
     deadline: float | None = None,
-    announcement: Announcement | None = None,
     floats: bool = False,
 ) -> asyncio.Task[Answers]:
     """Start a request; when this returns, its pictures wait in the queue or were refused."""
     arrays = [picture(number, floats=floats) for number in numbers]
-    request: Coroutine[Any, Any, Answers] = batcher.submit_many(
-        arrays, deadline=deadline, announcement=announcement
-    )
-    task = asyncio.create_task(request)
+    task = asyncio.create_task(submit(batcher, arrays, deadline=deadline))
     await asyncio.sleep(0)
     return task
 

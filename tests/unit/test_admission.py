@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from contextlib import ExitStack
 from types import SimpleNamespace
@@ -13,7 +12,6 @@ from predictor.errors import DeadlineExceeded, Overloaded
 from predictor.inference.admission import Admission
 from predictor.inference.cost import CostCurve
 from predictor.inference.places import Places
-from predictor.inference.turnstile import Turnstile
 
 
 def curve(*points: tuple[int, float]) -> CostCurve:
@@ -23,13 +21,19 @@ def curve(*points: tuple[int, float]) -> CostCurve:
     return made
 
 
-def admission(*points: tuple[int, float], max_pictures: int = 100) -> Admission:
-    forward = curve(*points or ((1, 0.1), (8, 0.4)))
-    return Admission(forward, decode_workers=2, max_batch_size=8, max_pictures=max_pictures)
+def admission(*points: tuple[int, float], max_pictures: int = 100, undecoded: int = 0) -> Admission:
+    """Args: undecoded: of the pictures inside, how many wait for a decoder all the time."""
+    return Admission(
+        curve(*points or ((1, 0.1), (8, 0.4))),
+        decode_workers=2,
+        undecoded=lambda: undecoded,
+        max_batch_size=8,
+        max_pictures=max_pictures,
+    )
 
 
 def hold(subject: Admission, stack: ExitStack, caller: str | None, pictures: int) -> None:
-    subject.decoded(stack.enter_context(subject.enter(pictures, caller=caller)))
+    stack.enter_context(subject.enter(pictures, caller=caller))
 
 
 def test_costs_lie_on_lines_between_what_was_seen() -> None:
@@ -90,7 +94,7 @@ def test_all_pictures_of_a_request_have_room_or_none() -> None:
 
 
 def test_a_flood_by_one_key_neither_delays_nor_locks_out_another() -> None:
-    subject = admission(max_pictures=100)
+    subject = admission(max_pictures=100, undecoded=80)
     with ExitStack() as stack:
         for _ in range(80):
             stack.enter_context(subject.enter(1, caller="flood"))
@@ -137,38 +141,3 @@ def test_places_are_shared_and_newcomers_find_one() -> None:
 def test_without_keys_the_one_caller_may_take_every_place() -> None:
     places = Places(3)
     assert [places.take(None) for _ in range(4)] == [True, True, True, False]
-
-
-async def test_the_turnstile_lets_callers_in_by_turns() -> None:
-    turnstile = Turnstile(1)
-    await turnstile.enter("a")
-    order: list[str] = []
-
-    async def visit(caller: str, name: str) -> None:
-        await turnstile.enter(caller)
-        order.append(name)
-        turnstile.leave()
-
-    visits = [("a", "a1"), ("a", "a2"), ("a", "a3"), ("b", "b1")]
-    tasks = [asyncio.create_task(visit(*one)) for one in visits]
-    await asyncio.sleep(0)
-    turnstile.leave()
-    await asyncio.gather(*tasks)
-    assert order == ["a1", "b1", "a2", "a3"]
-
-
-@pytest.mark.parametrize("given", [False, True], ids=["while waiting", "with its turn given"])
-async def test_a_cancelled_visit_costs_no_place(given: bool) -> None:
-    turnstile = Turnstile(1)
-    await turnstile.enter("a")
-    visit = asyncio.create_task(turnstile.enter("b"))
-    await asyncio.sleep(0)
-    if given:
-        turnstile.leave()
-    visit.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await visit
-    if not given:
-        turnstile.leave()
-    async with asyncio.timeout(5):
-        await turnstile.enter("c")

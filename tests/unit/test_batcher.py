@@ -11,8 +11,9 @@ from typing import Any
 
 import pytest
 
-from predictor.errors import InvalidImage, NotReady, Overloaded
+from predictor.errors import InvalidImage, NotReady
 from predictor.inference.batcher import Batcher
+from predictor.inference.delivery import answers_of
 from predictor.inference.engine import EngineLost
 from tests.unit.gated_engine import (
     AN_HOUR,
@@ -24,6 +25,7 @@ from tests.unit.gated_engine import (
     picture,
     running,
     send,
+    submit,
 )
 
 # Coalescing and waiting
@@ -57,7 +59,7 @@ async def test_a_request_waits_for_nothing_when_nothing_is_announced(engine: Eng
 
 async def test_no_pictures_are_no_work(engine: Engine) -> None:
     async with running(engine) as batcher:
-        assert await batcher.submit_many([]) == []
+        assert await submit(batcher, []) == []
     assert engine.batches == []
 
 
@@ -87,13 +89,13 @@ async def test_a_batch_goes_when_the_announced_picture_turns_out_to_be_bad(
 
 async def test_the_device_waits_on_when_whom_it_waited_with_is_gone(engine: Engine) -> None:
     async with running(engine) as batcher:
-        with batcher.expect(1) as announcement:
+        with batcher.expect(1) as [expected]:
             gone = await send(batcher, 1)
             gone.cancel()
             await asyncio.wait([gone])
             assert batcher.queue_depth == 0
-            task = await send(batcher, 2, announcement=announcement)
-            assert await numbers_of(task) == [2]
+            batcher.put(expected, picture(2))
+            assert (await expected.future)[0] == 2
     assert engine.batches == [[2]]
 
 
@@ -112,10 +114,10 @@ async def test_announced_pictures_are_in_the_batch_that_waited_for_them(
     monkeypatch.setattr(threading, "Condition", Yielding)
     async with running(engine) as batcher:
         for _ in range(5):
-            with batcher.expect(1) as announcement:
+            with batcher.expect(1) as [expected]:
                 first = await send(batcher, 1)
-                second = await send(batcher, 2, announcement=announcement)
-            assert [await numbers_of(first), await numbers_of(second)] == [[1], [2]]
+                batcher.put(expected, picture(2))
+                assert [await numbers_of(first), (await expected.future)[0]] == [[1], 2]
     assert engine.batches == [[1, 2]] * 5
 
 
@@ -125,7 +127,7 @@ async def test_announced_pictures_are_in_the_batch_that_waited_for_them(
 async def test_shapes_and_dtypes_share_a_queue_but_not_a_batch(engine: Engine) -> None:
     async with running(engine) as batcher:
         await occupy(batcher, engine)
-        large = asyncio.create_task(batcher.submit_many([picture(5, size=3)]))
+        large = asyncio.create_task(submit(batcher, [picture(5, size=3)]))
         tasks = [
             await send(batcher, 1),
             await send(batcher, 2, floats=True),
@@ -152,30 +154,24 @@ async def test_a_rare_kind_is_not_starved_by_a_common_one(engine: Engine) -> Non
 # A full queue
 
 
-async def test_the_queue_is_bounded_and_a_request_is_admitted_whole_or_not_at_all(
-    engine: Engine,
-) -> None:
-    async with running(engine, max_queue=4) as batcher:
-        await occupy(batcher, engine)
-        three = await send(batcher, 1, 2, 3)
-        assert await outcome(await send(batcher, 4, 5)) == "OVERLOADED"
-        assert batcher.queue_depth == 3
-        one = await send(batcher, 6)
-        assert await outcome(await send(batcher, 7)) == "OVERLOADED"
-        engine.free()
-        assert [await outcome(three), await outcome(one)] == [[1, 2, 3], [6]]
-        assert await outcome(await send(batcher, 8)) == [8]
-    assert engine.batches == [[0], [1, 2, 3, 6], [8]]
+async def test_a_picture_that_is_not_wanted_any_more_is_not_queued(engine: Engine) -> None:
+    async with running(engine) as batcher:
+        with batcher.expect(1) as [expected]:
+            expected.future.cancel()
+            batcher.put(expected, picture(1))
+            assert batcher.queue_depth == 0
+            assert await numbers_of(await send(batcher, 2)) == [2]  # nobody is waited for
+    assert engine.batches == [[2]]
 
 
-async def test_a_refused_request_leaves_no_announcement_behind(engine: Engine) -> None:
-    async with running(engine, max_queue=1) as batcher:
-        await occupy(batcher, engine)
-        with pytest.raises(Overloaded), batcher.expect(2) as announcement:
-            await (await send(batcher, 1, 2, announcement=announcement))
-        last = await send(batcher, 3)
-        engine.free()
-        assert await outcome(last) == [3]  # an announcement left behind is waited for, an hour
+async def test_a_batch_goes_when_an_expected_picture_fails(engine: Engine) -> None:
+    async with running(engine) as batcher:
+        with batcher.expect(2) as [bad, good]:
+            batcher.put(good, picture(1))
+            batcher.fail(bad, InvalidImage("damaged"))
+            assert (await good.future)[0] == 1
+            with pytest.raises(InvalidImage, match=r"image\[0\]: damaged"):
+                await answers_of([bad, good])
 
 
 # Lanes and callers
@@ -202,15 +198,15 @@ async def test_what_one_lane_leaves_another_takes_at_once(engine: Engine) -> Non
     engine.lanes = 2
     engine.hold()
     async with running(engine) as batcher:
-        with batcher.expect(1) as announcement:
+        with batcher.expect(1) as [expected]:
             first = await send(batcher, 1)
             # One lane sees it and waits for more. Were it slower than this, nothing would be shown.
             await asyncio.sleep(0.05)
-            second = await send(batcher, 2, announcement=announcement)
+            batcher.put(expected, picture(2))
             await engine.entered()
             await engine.entered()  # while the first forward still runs
             engine.free()
-            assert [await numbers_of(first), await numbers_of(second)] == [[1], [2]]
+            assert [await numbers_of(first), (await expected.future)[0]] == [[1], 2]
 
 
 async def test_one_lane_that_dies_ends_all_of_them(engine: Engine) -> None:
@@ -224,15 +220,15 @@ async def test_one_lane_that_dies_ends_all_of_them(engine: Engine) -> None:
     async with running(engine) as batcher:
         assert await outcome(await send(batcher, 1)) == "NOT_READY"
         with pytest.raises(NotReady):
-            await batcher.submit_many([picture(2)])
+            await submit(batcher, [picture(2)])
         assert not batcher.healthy
 
 
 async def test_callers_take_turns(engine: Engine) -> None:
     async with running(engine, max_batch_size=4) as batcher:
         await occupy(batcher, engine)
-        flood = batcher.submit_many([picture(number) for number in range(1, 20)], caller="flood")
-        once = batcher.submit_many([picture(100)], caller="once")
+        flood = submit(batcher, [picture(number) for number in range(1, 20)], caller="flood")
+        once = submit(batcher, [picture(100)], caller="once")
         tasks = [asyncio.ensure_future(request) for request in (flood, once)]
         await asyncio.sleep(0)
         engine.free()

@@ -8,7 +8,7 @@ import time
 import pytest
 
 from predictor.errors import DeadlineExceeded
-from tests.unit.gated_engine import Engine, occupy, outcome, picture, running, send
+from tests.unit.gated_engine import Engine, occupy, outcome, picture, running, send, submit
 
 
 async def test_an_expired_request_is_answered_at_once_and_never_reaches_the_device(
@@ -30,7 +30,7 @@ async def test_a_past_deadline_is_honoured_before_the_loop_finds_time_for_it(
     engine: Engine,
 ) -> None:
     async with running(engine) as batcher:
-        task = asyncio.create_task(batcher.submit_many([picture(1)], deadline=time.monotonic() - 1))
+        task = asyncio.create_task(submit(batcher, [picture(1)], deadline=time.monotonic() - 1))
         assert await outcome(task) == "DEADLINE_EXCEEDED"
     assert engine.batches == []
 
@@ -47,14 +47,15 @@ async def test_a_deadline_that_passes_on_the_device_is_the_callers_alone(engine:
         assert await outcome(neighbour) == [2]
 
 
-async def test_a_cancelled_request_makes_room_at_once(engine: Engine) -> None:
-    async with running(engine, max_queue=3) as batcher:
+async def test_a_cancelled_request_leaves_the_queue_at_once(engine: Engine) -> None:
+    async with running(engine) as batcher:
         await occupy(batcher, engine)
         cancelled = await send(batcher, 1, 2)
         neighbour = await send(batcher, 3)
         cancelled.cancel()
         await asyncio.wait([cancelled])
         assert cancelled.cancelled()
+        assert batcher.queue_depth == 1
         late = await send(batcher, 4, 5)
         engine.free()
         assert [await outcome(neighbour), await outcome(late)] == [[3], [4, 5]]

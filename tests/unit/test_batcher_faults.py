@@ -14,7 +14,16 @@ from predictor.errors import InternalError, NotReady
 from predictor.inference import batcher as batcher_module
 from predictor.inference.batcher import Batcher
 from predictor.inference.engine import EngineInput, EngineLost, EngineOutOfMemory
-from tests.unit.gated_engine import Engine, numbers_of, occupy, outcome, picture, running, send
+from tests.unit.gated_engine import (
+    Engine,
+    numbers_of,
+    occupy,
+    outcome,
+    picture,
+    running,
+    send,
+    submit,
+)
 
 # Failing pictures
 
@@ -190,7 +199,7 @@ async def test_stop_does_not_wait_for_announced_pictures(engine: Engine) -> None
 
 
 async def test_a_batcher_that_never_started_still_answers_when_stopped(engine: Engine) -> None:
-    batcher = Batcher(engine, max_batch_size=1, max_queue=1, max_wait_s=0)
+    batcher = Batcher(engine, max_batch_size=1, max_wait_s=0)
     assert not batcher.healthy
     task = await send(batcher, 1)
     await batcher.stop()
@@ -216,5 +225,5 @@ async def test_a_dead_device_thread_leaves_nobody_waiting(
             assert await outcome(task) == "NOT_READY"
         assert not batcher.healthy
         with pytest.raises(NotReady):
-            await batcher.submit_many([picture(4)])
+            await submit(batcher, [picture(4)])
     assert "the device thread ended" in caplog.text

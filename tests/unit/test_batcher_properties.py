@@ -11,6 +11,7 @@ import pytest
 
 from predictor.errors import InvalidImage, WireError
 from predictor.inference.batcher import Batcher
+from predictor.inference.delivery import answers_of
 from tests.unit.gated_engine import Engine, picture
 
 REQUESTS = 1500
@@ -59,16 +60,15 @@ class Traffic:
 
 async def ask(batcher: Batcher, request: Request) -> list[int]:
     deadline = None if request.lifetime_s is None else time.monotonic() + request.lifetime_s
-    with batcher.expect(len(request.numbers)) as announcement:
-        for _ in range(request.decode_turns):
-            await asyncio.sleep(0)
-        if request.undecodable:
-            raise InvalidImage("damaged")
-        answers = await batcher.submit_many(
-            [picture(number, floats=request.floats) for number in request.numbers],
-            deadline=deadline,
-            announcement=announcement,
-        )
+    with batcher.expect(len(request.numbers), deadline=deadline) as items:
+        for item, number in zip(items, request.numbers, strict=True):
+            for _ in range(request.decode_turns):
+                await asyncio.sleep(0)
+            if request.undecodable:
+                batcher.fail(item, InvalidImage("damaged"))
+            else:
+                batcher.put(item, picture(number, floats=request.floats))
+        answers = await answers_of(items)
     return [int(answer[0]) for answer in answers]
 
 
@@ -100,12 +100,12 @@ def allowed(request: Request, poison: set[int]) -> list[list[int] | str]:
     ends: list[list[int] | str] = []
     if request.cancel_after is not None:
         ends.append("CANCELLED")
-    if request.undecodable:
-        return [*ends, "INVALID_IMAGE"]
     if request.lifetime_s is not None and request.lifetime_s < 60:
         ends.append("DEADLINE_EXCEEDED")
-        if request.lifetime_s <= 0:
-            return ends
+    if request.undecodable:
+        return [*ends, "INVALID_IMAGE"]
+    if request.lifetime_s is not None and request.lifetime_s <= 0:
+        return ends
     return [*ends, "INTERNAL" if poison & set(request.numbers) else request.numbers]
 
 
@@ -116,7 +116,7 @@ async def test_answers_are_ones_own_under_cancellations_deadlines_and_faults(see
     engine = Engine()
     engine.poison, engine.fits = traffic.poison, 11
     # Were one announcement not withdrawn, the batcher would wait an hour for it.
-    batcher = Batcher(engine, max_batch_size=32, max_queue=100_000, max_wait_s=3600)
+    batcher = Batcher(engine, max_batch_size=32, max_wait_s=3600)
     batcher.start()
     await asyncio.gather(
         *(asyncio.to_thread(asyncio.run, live_all(batcher, crowd)) for crowd in crowds)

@@ -42,7 +42,7 @@ from predictor.inference.classifier import (
     replay,
     softmax,
 )
-from predictor.inference.decode_pool import ThreadDecodePool
+from predictor.inference.decode_pool import DecodePool, ThreadWorker
 from predictor.inference.decoding import DecodeLimits
 from predictor.inference.engine import EngineInput, EngineOutOfMemory
 from predictor.inference.pictures import EncodedImage, Picture, Pixels, Tensor
@@ -121,9 +121,9 @@ def slow() -> Iterator[SlowPicture]:
 @contextlib.asynccontextmanager
 async def running(manifest: Manifest, *, max_pictures: int = 8) -> AsyncIterator[Classifier]:
     """One decode worker, so that one slow picture holds up the others."""
-    batcher = Batcher(Reds(), max_batch_size=8, max_queue=8, max_wait_s=3600)
+    batcher = Batcher(Reds(), max_batch_size=8, max_wait_s=3600)
     batcher.start()
-    pool = ThreadDecodePool(manifest.preprocessing, DecodeLimits(), workers=1)
+    pool = DecodePool([ThreadWorker(manifest.preprocessing, DecodeLimits())])
     classifier = Classifier(manifest, batcher, pool, max_pictures=max_pictures)
     try:
         async with asyncio.timeout(PATIENCE_S):
@@ -306,8 +306,8 @@ async def test_a_picture_whose_turn_comes_too_late_is_not_decoded(
         busy = asyncio.create_task(classifier.classify([slow.picture]))
         await slow.until_opened()
         request = asyncio.create_task(classifier.classify([late.picture], deadline=deadline))
-        await asyncio.sleep(0)  # it is queued; from here on the loop sees nothing
-        last = classifier._pool.submit(behind.picture, None)
+        last = asyncio.create_task(classifier.classify([behind.picture]))
+        await asyncio.sleep(0)  # both are queued; from here on the loop sees nothing
         while time.monotonic() <= deadline:
             pass
         slow.ready.set()

@@ -30,7 +30,7 @@ from predictor.errors import (
     WireError,
 )
 from predictor.inference.decode_nursery import DecoderProcess
-from predictor.inference.decode_pool import DecodePool, ThreadDecodePool
+from predictor.inference.decode_pool import DecodePool, ThreadWorker
 from predictor.inference.decode_process import ProcessDecodePool
 from predictor.inference.decode_worker import PIXELS, REPLY, Terms
 from predictor.inference.decoding import DecodeLimits
@@ -57,14 +57,14 @@ def pool() -> Iterator[ProcessDecodePool]:
 
 
 @pytest.fixture(scope="module")
-def here() -> Iterator[ThreadDecodePool]:
-    pool = ThreadDecodePool(PREPROCESSING, DecodeLimits(), workers=1)
+def here() -> Iterator[DecodePool]:
+    pool = DecodePool([ThreadWorker(PREPROCESSING, DecodeLimits())])
     yield pool
     pool.close()
 
 
 async def decoded(pool: DecodePool, data: bytes, within_s: float = 30.0) -> EngineInput:
-    return (await pool.submit(EncodedImage(data), time.monotonic() + within_s)).crop
+    return (await pool.decode(EncodedImage(data), time.monotonic() + within_s)).crop
 
 
 async def outcome(pool: DecodePool, data: bytes) -> EngineInput | tuple[str, str]:
@@ -85,7 +85,7 @@ async def decoder_pid(pool: DecodePool) -> int:
 )
 @pytest.mark.filterwarnings("ignore:.*(Tag data|EXIF)")
 async def test_both_modes_answer_alike(
-    make: object, pool: ProcessDecodePool, here: ThreadDecodePool
+    make: object, pool: ProcessDecodePool, here: DecodePool
 ) -> None:
     assert callable(make)
     data = make()
@@ -94,13 +94,13 @@ async def test_both_modes_answer_alike(
 
 
 async def test_what_is_decoded_already_is_prepared_alike(
-    pool: ProcessDecodePool, here: ThreadDecodePool
+    pool: ProcessDecodePool, here: DecodePool
 ) -> None:
     pixels = Pixels(np.asarray(pictures.noise()))
     tensor = Tensor(np.ones((3, 64, 64), dtype=np.float32))
     for picture in (pixels, tensor):
         np.testing.assert_array_equal(
-            (await pool.submit(picture, None)).crop, (await here.submit(picture, None)).crop
+            (await pool.decode(picture)).crop, (await here.decode(picture)).crop
         )
 
 
@@ -182,8 +182,12 @@ async def test_a_cancelled_picture_leaves_the_queue(tmp_path: Path) -> None:
     try:
         in_front = asyncio.ensure_future(decoded(pool, faults.HANG, within_s=0.5))
         await asyncio.sleep(0)  # submitted
-        queued = pool.submit(EncodedImage(faults.TOUCH + str(mark).encode()), None)
+        queued = asyncio.ensure_future(decoded(pool, faults.TOUCH + str(mark).encode()))
+        await asyncio.sleep(0)
+        assert pool.backlog == 2
         queued.cancel()
+        await asyncio.wait([queued])
+        assert pool.backlog == 1
         with pytest.raises(DeadlineExceeded):
             await in_front
         await decoded(pool, pictures.jpeg())
@@ -231,15 +235,16 @@ async def test_a_closed_pool_refuses_and_leaves_no_process() -> None:
     before = descendants(os.getpid())
     pool = ProcessDecodePool(terms(), workers=1)
     family = descendants(os.getpid()) - before
-    hanging = pool.submit(EncodedImage(faults.HANG), None)
-    queued = pool.submit(EncodedImage(pictures.jpeg()), None)
+    hanging = asyncio.ensure_future(decoded(pool, faults.HANG))
+    queued = asyncio.ensure_future(decoded(pool, pictures.jpeg()))
+    await asyncio.sleep(0)
     pool.close()
     with pytest.raises((Overloaded, NotReady)):
         await hanging
     with pytest.raises(NotReady):
         await queued
     with pytest.raises(NotReady):
-        pool.submit(EncodedImage(pictures.jpeg()), None)
+        await decoded(pool, pictures.jpeg())
     eventually(lambda: not alive(family) or None, 10, "the processes to end")
 
 
@@ -313,9 +318,9 @@ async def test_a_large_picture_is_handed_over_whole(pool: ProcessDecodePool) -> 
     """Larger than a socket's buffer: sent in parts, to a decoder that reads meanwhile."""
     large = pictures.saved(pictures.noise(2000, 1500), "PNG", compress_level=0)
     assert len(large) > 8 * MIB
-    here = ThreadDecodePool(PREPROCESSING, DecodeLimits(), workers=1)
+    here = DecodePool([ThreadWorker(PREPROCESSING, DecodeLimits())])
     try:
-        expected = (await here.submit(EncodedImage(large), None)).crop
+        expected = (await here.decode(EncodedImage(large))).crop
     finally:
         here.close()
     np.testing.assert_array_equal(await decoded(pool, large), expected)

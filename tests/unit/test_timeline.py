@@ -10,7 +10,7 @@ import pytest
 from predictor.errors import WireError
 from predictor.inference.observer import Observer
 from predictor.inference.timeline import Timeline
-from tests.unit.gated_engine import Engine, occupy, picture, running
+from tests.unit.gated_engine import Engine, occupy, picture, running, submit
 
 
 def stages(timeline: Timeline) -> list[str]:
@@ -35,7 +35,7 @@ async def test_a_request_is_queued_until_its_last_picture_is_taken() -> None:
     async with running(engine, max_batch_size=2) as batcher:
         first = await occupy(batcher, engine)
         several = asyncio.create_task(
-            batcher.submit_many([picture(n) for n in (1, 2, 3)], timeline=timeline)
+            submit(batcher, [picture(n) for n in (1, 2, 3)], timeline=timeline)
         )
         await asyncio.sleep(0)
         engine.go()
@@ -58,9 +58,7 @@ async def test_a_request_that_nobody_took_ends_in_the_queue() -> None:
     async with running(engine) as batcher:
         first = await occupy(batcher, engine)
         with pytest.raises(WireError):
-            await batcher.submit_many(
-                [picture(1)], deadline=time.monotonic() + 0.01, timeline=timeline
-            )
+            await submit(batcher, [picture(1)], deadline=time.monotonic() + 0.01, timeline=timeline)
         engine.go()
         await first
     assert stages(timeline) == ["receive", "queue"]
@@ -73,7 +71,7 @@ async def test_a_request_that_fails_on_the_device_ends_there() -> None:
     timeline = Timeline(time.monotonic())
     async with running(engine) as batcher:
         with pytest.raises(WireError):
-            await batcher.submit_many([picture(1)], timeline=timeline)
+            await submit(batcher, [picture(1)], timeline=timeline)
     assert stages(timeline) == ["receive", "queue", "forward"]
 
 
@@ -92,7 +90,7 @@ async def test_an_observer_hears_whose_pictures_were_in_a_forward() -> None:
         batcher.observer = Notes()
         first = await occupy(batcher, engine)
         engine.free()
-        several = batcher.submit_many([picture(1), picture(2)], timeline=one)
-        await asyncio.gather(first, several, batcher.submit_many([picture(3)], timeline=two))
+        several = submit(batcher, [picture(1), picture(2)], timeline=one)
+        await asyncio.gather(first, several, submit(batcher, [picture(3)], timeline=two))
     in_forwards = [timeline for forward in heard[1:] for timeline in forward]
     assert sorted(map(id, in_forwards)) == sorted([id(one), id(one), id(two)])
