@@ -52,7 +52,7 @@ class Container:
             *shlex.split(os.environ.get("RUN_ARGS", "")),
             *CONFINED,
             *("--user", f"{self.uid}:{self.uid}"),
-            *("--publish", "127.0.0.1::8080"),
+            *("--publish", "127.0.0.1::8080", "--publish", "127.0.0.1::8081"),
             *("--volume", f"{keys}:/keys:ro,z"),
             *("--env", "REALFAKE_AUTH__KEYS_DIR=/keys"),
             image,
@@ -62,6 +62,10 @@ class Container:
     @property
     def url(self) -> str:
         return f"http://{call('port', self.id, '8080/tcp').splitlines()[0]}"
+
+    @property
+    def grpc(self) -> str:
+        return call("port", self.id, "8081/tcp").splitlines()[0]
 
     def logs(self) -> str:
         return call("logs", self.id)

@@ -12,7 +12,10 @@ import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import grpc
 import pytest
+from tritonclient.grpc import service_pb2 as pb
+from tritonclient.grpc import service_pb2_grpc as pb_grpc
 
 from tests.image import container
 from tests.image.container import Container
@@ -76,6 +79,24 @@ def test_a_confined_container_answers_a_curl(sample: str, verdict: str, served: 
     assert outputs["verdict"] == [verdict]
 
 
+@pytest.mark.parametrize(("sample", "verdict"), [("photo-1", "real"), ("fake-1", "fake")])
+def test_a_confined_container_answers_over_grpc(
+    sample: str, verdict: str, served: Container
+) -> None:
+    picture = (ROOT / "checkpoints" / "debug" / "samples" / f"{sample}.jpg").read_bytes()
+    request = pb.ModelInferRequest(model_name="realfake")
+    request.inputs.add(name="image", datatype="BYTES", shape=[1]).contents.bytes_contents.append(
+        picture
+    )
+    request.outputs.add(name="verdict")
+    with grpc.insecure_channel(served.grpc) as channel:
+        answer = pb_grpc.GRPCInferenceServiceStub(channel).ModelInfer(
+            request, metadata=[("x-api-key", API_KEY)], timeout=30
+        )
+    [output] = answer.outputs
+    assert list(output.contents.bytes_contents) == [verdict.encode()]
+
+
 def test_it_runs_as_the_uid_it_was_given_without_a_capability(served: Container) -> None:
     status = served.python("print(open('/proc/1/status').read())")
     fields = dict(line.split(":\t", 1) for line in status.splitlines() if ":\t" in line)
@@ -129,7 +150,7 @@ def test_sigterm_drains_and_ends_it_cleanly(run: Run) -> None:
     one = run(DEBUG, "--server.drain-delay-s", "0").wait_ready()
     container.call("kill", "--signal", "TERM", one.id)
     assert one.wait_exit() == 0, one.logs()
-    assert '"message": "stopped"' in one.logs()
+    assert json.loads(one.logs().splitlines()[-1])["message"] == "stopped"
 
 
 def test_sigterm_ends_it_while_it_still_imports(run: Run) -> None:
