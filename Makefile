@@ -84,7 +84,7 @@ image-test: $(READY) ## Build the image, run it read-only under a random uid, an
 	@hack/image/test.sh -q $(ARGS)
 
 .PHONY: compose
-compose: $(READY) ## Serve with Prometheus and Grafana in containers (ARGS="up --detach"; docker compose)
+compose: $(READY) ## Serve with Prometheus and Grafana in containers (ARGS="up --detach"; docker compose or podman-compose)
 	@$(PY) hack/compose.py $(ARGS)
 
 .PHONY: sbom
