@@ -3,7 +3,7 @@
 # BASE: any glibc image with Python 3.11 to 3.13 and its venv module. `make image` passes name@digest.
 ARG BASE=docker.io/library/python:3.12-slim-bookworm
 # cuda: torch as the lock has it, with the CUDA libraries (it runs on a CPU too).
-# cpu: torch from PyTorch's CPU builds, without them.
+# cpu: ONNX Runtime without torch, for bundles that have their graph.
 ARG VARIANT=cuda
 
 FROM ${BASE} AS tools
@@ -18,13 +18,12 @@ RUN --mount=type=secret,id=ca_bundle --mount=type=secret,id=pip_conf \
 
 FROM tools AS application
 ARG VARIANT
-# The pattern: requirements/torch-cpu.txt is made by `make lock-cpu`, and only the cpu variant needs it.
-COPY requirements/runtime.txt requirements/torch-cpu.tx[t] requirements/
+COPY requirements/runtime.txt requirements/cpu.txt requirements/
 RUN --mount=type=secret,id=ca_bundle --mount=type=secret,id=uv_toml \
     --mount=type=cache,target=/root/.cache/uv \
     sh hack/image/install.sh "$VARIANT"
 COPY pyproject.toml README.md LICENSE ./
-COPY requirements/runtime.in requirements/
+COPY requirements/cpu.in requirements/runtime.in requirements/
 COPY predictor predictor
 RUN --mount=type=cache,target=/root/.cache/uv \
     sh hack/image/install.sh application

@@ -75,10 +75,6 @@ verify: $(READY) ## Fail when something generated or pinned is stale
 lock: $(READY) ## Pin requirements/*.in again (ARGS=--upgrade moves every pin)
 	@UV="$$(VENV=$(VENV) hack/find_uv.sh)" hack/lock.sh $(ARGS)
 
-.PHONY: lock-cpu
-lock-cpu: $(READY) ## Pin PyTorch's CPU builds for VARIANT=cpu (their own index must be reachable)
-	@UV="$$(VENV=$(VENV) hack/find_uv.sh)" hack/image/lock_cpu.sh
-
 .PHONY: image
 image: ## Build the container image (VARIANT=cuda|cpu TARGET=runtime|debug BASE=name@sha256:…)
 	@hack/image/build.sh
@@ -88,12 +84,12 @@ image-test: $(READY) ## Build the image, run it read-only under a random uid, an
 	@hack/image/test.sh -q $(ARGS)
 
 .PHONY: compose
-compose: $(READY) ## Serve with Prometheus and Grafana in containers (ARGS="up --detach"; docker compose)
+compose: $(READY) ## Serve with Prometheus and Grafana in containers (ARGS="up --detach"; docker compose or podman-compose)
 	@$(PY) hack/compose.py $(ARGS)
 
 .PHONY: sbom
-sbom: $(READY) ## Write dist/realfake.cdx.json, the CycloneDX list of what the image installs
-	@$(PY) hack/sbom.py dist/realfake.cdx.json
+sbom: $(READY) ## Write dist/realfake.cdx.json, the CycloneDX list of what the image installs (VARIANT=cpu: realfake-cpu)
+	@$(PY) hack/sbom.py --variant $(or $(VARIANT),cuda) dist/realfake$(if $(filter cpu,$(VARIANT)),-cpu).cdx.json
 
 .PHONY: rollout
 rollout: $(READY) ## Watch, judge, promote or abort a canary (ARGS="watch --namespace …")

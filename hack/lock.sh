@@ -6,12 +6,14 @@ cd "$(dirname "$0")/.."
 # lock -> the .in files it is made from; dev is a superset, so one environment installs from one file.
 declare -A inputs=(
   [requirements/bootstrap.txt]="requirements/bootstrap.in"
-  [requirements/runtime.txt]="requirements/runtime.in"
-  [requirements/dev.txt]="requirements/runtime.in requirements/dev.in"
+  [requirements/runtime.txt]="requirements/cpu.in requirements/runtime.in"
+  [requirements/cpu.txt]="requirements/cpu.in"
+  [requirements/dev.txt]="requirements/cpu.in requirements/runtime.in requirements/dev.in"
   # In environments of their own: their pins contradict those above.
   [requirements/checkov.txt]="requirements/checkov.in"
 )
-locks=(requirements/{bootstrap,runtime,dev,checkov}.txt)
+# runtime.txt comes first: it decides the versions of the next two.
+locks=(requirements/{bootstrap,runtime,cpu,dev,checkov}.txt)
 peers=hack/bench/peers
 for directory in "$peers"/*/; do
   [ -f "$directory/requirements.in" ] || continue
@@ -56,7 +58,7 @@ trap 'rm -f "$pins"' EXIT
 for file in "${locks[@]}"; do
   constraint=()
   case $file in
-    requirements/dev.txt) constraint=(--constraint requirements/runtime.txt) ;;
+    requirements/cpu.txt | requirements/dev.txt) constraint=(--constraint requirements/runtime.txt) ;;
     "$peers"/*)
       shared_pins >"$pins"
       constraint=(--constraint "$pins")

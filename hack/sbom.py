@@ -1,6 +1,6 @@
 """Write the software bill of materials of the image's Python packages, as CycloneDX JSON.
 
-It is made from requirements/runtime.txt, so it names exactly what an install may use, with hashes.
+It is made from the lock of the variant, so it names exactly what an install may use, with hashes.
 """
 
 from __future__ import annotations
@@ -12,12 +12,15 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
+LOCKS = {"cuda": "runtime.txt", "cpu": "cpu.txt"}
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("output", type=Path)
-    output: Path = parser.parse_args().output
+    parser.add_argument("--variant", choices=sorted(LOCKS), default="cuda")
+    options = parser.parse_args()
+    output: Path = options.output
     output.parent.mkdir(parents=True, exist_ok=True)
     return subprocess.run(
         [
@@ -25,7 +28,7 @@ def main() -> int:
             *("--pyproject", ROOT / "pyproject.toml", "--mc-type", "application"),
             *("--spec-version", "1.6", "--output-format", "JSON", "--output-reproducible"),
             *("--validate", "--output-file", output.resolve()),
-            ROOT / "requirements" / "runtime.txt",
+            ROOT / "requirements" / LOCKS[options.variant],
         ],
         # A developer's index must not be named in what is published.
         env={name: value for name, value in os.environ.items() if not name.startswith("PIP_")},

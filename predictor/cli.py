@@ -182,14 +182,14 @@ def _check(args: argparse.Namespace) -> int:
 def _model_inspect(args: argparse.Namespace) -> int:
     import json
 
-    from predictor.bundle.convert import inspect
+    from predictor.bundle.proving import inspect
 
     print(json.dumps(inspect(args.path, allow_pth=args.allow_pth), indent=2))
     return 0
 
 
 def _model_verify(args: argparse.Namespace) -> int:
-    from predictor.bundle.convert import verify
+    from predictor.bundle.proving import verify
 
     for line in verify(args.path, allow_pth=args.allow_pth):
         print(f"ok: {line}")
@@ -197,6 +197,10 @@ def _model_verify(args: argparse.Namespace) -> int:
 
 
 def _model_export(args: argparse.Namespace) -> int:
+    from predictor.bundle.packages import require_torch
+
+    require_torch("`model export`")
+
     from predictor.bundle.export import export
 
     exported = export(args.path)
@@ -218,6 +222,10 @@ def _model_reference(args: argparse.Namespace) -> int:
 
 
 def _model_convert(args: argparse.Namespace) -> int:
+    from predictor.bundle.packages import require_torch
+
+    require_torch("`model convert`")
+
     from predictor.bundle.convert import convert
 
     manifest = convert(

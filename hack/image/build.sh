@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Build the image with docker or buildah, whichever is here. From the environment:
 #   BASE     base image, with or without @sha256:…; a digest is looked up and recorded (default: the Dockerfile's)
-#   VARIANT  cuda (default) or cpu
+#   VARIANT  cuda (default) or cpu (ONNX Runtime without torch)
 #   TARGET   runtime (default: no weights) or debug (with checkpoints/debug)
 #   IMAGE    name:tag (default: realfake:VERSION-VARIANT, and -debug)
 #   ENGINE   docker or buildah

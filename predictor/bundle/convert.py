@@ -1,11 +1,10 @@
-"""What `python -m predictor model …` does: look at a bundle, prove it, make one from a `.pth`."""
+"""What `python -m predictor model convert` does: make a bundle from a `.pth`."""
 
 from __future__ import annotations
 
 import json
 import tempfile
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -17,57 +16,12 @@ from safetensors.numpy import save_file
 from safetensors.torch import save_file as save_tensors
 
 from predictor.bundle.answers import answers
-from predictor.bundle.export import open_graph, parity
-from predictor.bundle.files import CONFIG, GOLDEN, GRAPH, WEIGHTS, write_realfake_json
+from predictor.bundle.files import CONFIG, GOLDEN, WEIGHTS, write_realfake_json
 from predictor.bundle.loader import build_module, fill_module, load_module, read_weights
-from predictor.bundle.manifest import Manifest, read_golden_vectors, read_manifest
+from predictor.bundle.manifest import Manifest, read_manifest
 from predictor.errors import BundleError
 
-GOLDEN_TOLERANCE = 1e-4
 GOLDEN_COUNT = 4
-
-
-def inspect(path: Path, *, allow_pth: bool = False) -> dict[str, Any]:
-    """Describe a bundle as plain data.
-
-    Raises:
-        BundleError: it cannot be described.
-    """
-    manifest = read_manifest(path, allow_pth=allow_pth)
-    described = asdict(manifest)
-    described["path"], described["weights"] = str(manifest.path), manifest.weights.name
-    return described
-
-
-def verify(path: Path, *, allow_pth: bool = False) -> list[str]:
-    """Prove a bundle as a server would before it is ready, on the CPU.
-
-    Returns:
-        What was proven, a line each.
-
-    Raises:
-        BundleError: the first thing that does not hold.
-    """
-    manifest = read_manifest(path, allow_pth=allow_pth)
-    proven = [
-        f"{len(manifest.files)} digests match"
-        if manifest.files
-        else "no realfake.json: nothing says what the digests should be"
-    ]
-    module = load_module(manifest)
-    proven.append(f"{manifest.architecture}: every tensor is there, finite and of its shape")
-    if manifest.graph is not None:
-        difference = parity(module, open_graph(manifest.path / GRAPH, manifest), manifest)
-        proven.append(f"{GRAPH} answers within {difference:.1g} of the weights")
-    golden = read_golden_vectors(manifest)
-    if golden is None:
-        return [*proven, "no golden vectors to replay"]
-    difference = float(
-        np.abs(answers(module, manifest, golden.pixels) - golden.probabilities).max()
-    )
-    if not difference <= GOLDEN_TOLERANCE:
-        raise BundleError(f"golden vectors: an answer differs by {difference:.2g}")
-    return [*proven, f"{len(golden.pixels)} golden vectors answered within {difference:.1g}"]
 
 
 def convert(

@@ -27,7 +27,14 @@ from predictor.bundle.files import (
     read_own,
     sha256,
 )
-from predictor.bundle.graph import LOGITS, PARITY_TOLERANCE, PIXELS, TENSOR, Session
+from predictor.bundle.graph import (
+    LOGITS,
+    PARITY_TOLERANCE,
+    PIXELS,
+    TENSOR,
+    Session,
+    open_graph,
+)
 from predictor.bundle.loader import load_module
 from predictor.bundle.manifest import Manifest, Preprocessing, read_golden_vectors, read_manifest
 from predictor.errors import BundleError
@@ -102,11 +109,6 @@ def exported_session(manifest: Manifest) -> Session:
     graph = trace(module, manifest)
     parity(module, open_graph(graph, manifest), manifest)
     return open_graph(graph, manifest)  # a session keeps the memory of its largest batch
-
-
-def open_graph(source: Path | bytes, manifest: Manifest) -> Session:
-    size = manifest.preprocessing.input_size
-    return Session(source, input_size=size, num_classes=manifest.num_classes)
 
 
 def trace(module: torch.nn.Module, manifest: Manifest) -> bytes:

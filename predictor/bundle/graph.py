@@ -11,7 +11,7 @@ import mmap
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +19,9 @@ from numpy.typing import NDArray
 from predictor.bundle.fields import Fields
 from predictor.bundle.files import GRAPH, WEIGHTS
 from predictor.errors import BundleError
+
+if TYPE_CHECKING:
+    from predictor.bundle.manifest import Manifest
 
 PIXELS: Final = "pixels"
 TENSOR: Final = "tensor"
@@ -127,6 +130,16 @@ class Session:
         [logits] = self._session.run(None, feeds)
         answers: NDArray[np.float32] = logits
         return answers
+
+
+def open_graph(source: Path | bytes, manifest: Manifest) -> Session:
+    """Run `source` as the graph of this bundle.
+
+    Raises:
+        BundleError: it is not one.
+    """
+    size = manifest.preprocessing.input_size
+    return Session(source, input_size=size, num_classes=manifest.num_classes)
 
 
 def _weights_beside(graph: Path, options: Any) -> mmap.mmap:

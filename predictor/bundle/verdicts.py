@@ -1,4 +1,4 @@
-"""From a probability to a word: which labels mean fake, and where the lines are."""
+"""From logits to a word: calibration, which labels mean fake, and where the lines are."""
 
 from __future__ import annotations
 
@@ -45,3 +45,11 @@ class Verdicts:
         if fake_prob >= self.fake_at_least.value:
             return "fake"
         return "real" if fake_prob <= self.real_at_most.value else "uncertain"
+
+
+def softmax(logits: NDArray[np.float32], temperature: float) -> NDArray[np.float32]:
+    """Calibrated probabilities of logits (..., K), computed in float64."""
+    scaled = logits.astype(np.float64) / temperature
+    exponents = np.exp(scaled - scaled.max(axis=-1, keepdims=True))
+    result: NDArray[np.float64] = exponents / exponents.sum(axis=-1, keepdims=True)
+    return result.astype(np.float32)

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from predictor.bundle.manifest import Manifest, read_golden_vectors, read_manifest
+from predictor.bundle.verdicts import softmax
 from predictor.errors import (
     BundleError,
     DeadlineExceeded,
@@ -168,14 +169,6 @@ class Classifier:
         verdicts = self.manifest.verdicts
         fake_prob = verdicts.fake_probability(probabilities)
         return Classification(probabilities, fake_prob, verdicts.decide(fake_prob))
-
-
-def softmax(logits: NDArray[np.float32], temperature: float) -> NDArray[np.float32]:
-    """Calibrated probabilities of logits (..., K), computed in float64."""
-    scaled = logits.astype(np.float64) / temperature
-    exponents = np.exp(scaled - scaled.max(axis=-1, keepdims=True))
-    result: NDArray[np.float64] = exponents / exponents.sum(axis=-1, keepdims=True)
-    return result.astype(np.float32)
 
 
 def load_classifier(settings: Settings) -> Classifier:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import logging
 from glob import glob
-from importlib.util import find_spec
 from typing import Final, Literal, TypeAlias
 
 from predictor.bundle.files import GRAPH
-from predictor.bundle.graph import Session
+from predictor.bundle.graph import Session, open_graph
 from predictor.bundle.manifest import Manifest
+from predictor.bundle.packages import NO_GRAPH, WITH_TORCH, installed, require_torch
 from predictor.errors import BundleError, SettingsError
 from predictor.inference.engine import Engine
 from predictor.inference.onnx_engine import OnnxEngine
@@ -22,6 +22,8 @@ Kind: TypeAlias = Literal["torch", "onnx"]
 GPU_NODES: Final = ("/dev/nvidia[0-9]*", "/dev/dxg", "/dev/kfd")
 """What a process needs to reach a GPU of NVIDIA, one under WSL, one of AMD."""
 
+_NO_GPU: Final = f"a GPU needs torch, which is not installed here; {WITH_TORCH}"
+
 
 def make_engine(manifest: Manifest, settings: ModelSettings) -> Engine:
     """Build the engine that `model.engine` asks for, cold.
@@ -30,32 +32,35 @@ def make_engine(manifest: Manifest, settings: ModelSettings) -> Engine:
         BundleError: the bundle cannot be run by it.
         SettingsError: the device or the engine is not to be had here.
     """
-    if choose(manifest, settings) == "torch":
+    if choose(settings) == "torch":
+        require_torch(_asks_for_torch(settings), "set it to auto, or ")
         return _torch_engine(manifest, settings)
-    if not _installed("onnxruntime"):
+    if not installed("onnxruntime"):
         raise SettingsError(
             "model.engine: onnx needs onnxruntime, which is not installed; set auto or torch"
         )
+    if settings.engine == settings.device == "auto" and gpu_is_here():
+        # Only without torch. Somebody pays for a GPU that nothing uses.
+        log.warning("served on the CPU beside a GPU", extra={"reason": _NO_GPU})
     try:
         session = _session(manifest)
     except BundleError as error:
-        if settings.engine == "onnx" or manifest.graph is not None:
+        if settings.engine == "onnx" or manifest.graph is not None or not installed("torch"):
             raise
         log.warning("served with torch instead of onnx", extra={"reason": error.message})
         return _torch_engine(manifest, settings)
     return OnnxEngine(session, manifest.preprocessing.input_size)
 
 
-def choose(manifest: Manifest, settings: ModelSettings) -> Kind:
-    """The engine for a bundle: on a GPU torch; on a CPU ONNX Runtime where it can be had."""
+def choose(settings: ModelSettings) -> Kind:
+    """The engine for any bundle: on a GPU torch; on a CPU ONNX Runtime where it can be had."""
     if settings.engine != "auto":
         return settings.engine
     if settings.device.startswith("cuda") or settings.dtype in ("fp16", "bf16"):
         return "torch"
-    if settings.device == "auto" and gpu_is_here() and _installed("torch"):
+    if settings.device == "auto" and gpu_is_here() and installed("torch"):
         return "torch"
-    has_graph = manifest.graph is not None or _installed("torch")
-    return "onnx" if has_graph and _installed("onnxruntime") else "torch"
+    return "torch" if installed("torch") and not installed("onnxruntime") else "onnx"
 
 
 def gpu_is_here() -> bool:
@@ -75,20 +80,21 @@ def _torch_engine(manifest: Manifest, settings: ModelSettings) -> Engine:
     )
 
 
+def _asks_for_torch(settings: ModelSettings) -> str:
+    """Which setting it is that only torch can do."""
+    if settings.engine == "torch":
+        return "model.engine: torch"
+    if settings.device.startswith("cuda"):
+        return f"model.device: {settings.device}"
+    return f"model.dtype: {settings.dtype}"
+
+
 def _session(manifest: Manifest) -> Session:
     """The bundle's own graph, or one that is made now and lives in memory only."""
-    size = manifest.preprocessing.input_size
     if manifest.graph is not None:
-        return Session(manifest.path / GRAPH, input_size=size, num_classes=manifest.num_classes)
-    if not _installed("torch"):
-        raise SettingsError(
-            "model.engine: the bundle has no model.onnx, and torch is not here to make one; run "
-            "`python -m predictor model export` where it is"
-        )
+        return open_graph(manifest.path / GRAPH, manifest)
+    if not installed("torch"):
+        raise BundleError(NO_GRAPH)
     from predictor.bundle.export import exported_session
 
     return exported_session(manifest)
-
-
-def _installed(package: str) -> bool:
-    return find_spec(package) is not None

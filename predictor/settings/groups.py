@@ -56,7 +56,7 @@ class ModelSettings(Group):
         "auto",
         description="What runs the network. `auto` is torch on a GPU, and on a CPU ONNX Runtime, "
         "several times as fast, with the bundle's `model.onnx` (`python -m predictor model "
-        "export`) or a graph made at the start, which takes seconds and memory.",
+        "export`) or a graph made at the start, which takes torch, seconds and memory.",
     )
     device: str = Field(
         "auto",

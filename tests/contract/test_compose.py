@@ -100,6 +100,34 @@ def test_grafana_gets_the_dashboards_and_prometheus_the_rules_that_they_need() -
     assert [one["jsonData"]["timeInterval"] for one in sources] == [interval]
 
 
+@pytest.mark.parametrize(
+    ("exit_codes", "expected"),
+    [
+        ({"docker": 0, "podman-compose": 0}, ["docker", "compose"]),
+        ({"docker": 1, "podman-compose": 0}, ["podman-compose"]),
+        ({"podman-compose": 0}, ["podman-compose"]),
+        ({"docker": 1}, None),
+    ],
+)
+def test_it_is_started_by_what_runs_here(
+    exit_codes: dict[str, int],
+    expected: list[str] | None,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Which engine a machine has is not for a test to say: these answer, or do not."""
+    for name, code in exit_codes.items():
+        (tmp_path / name).write_text(f"#!/bin/sh\nexit {code}\n")
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert compose.program() == expected
+    if expected is None:
+        monkeypatch.chdir(tmp_path)  # main leaves it, and this comes back
+        assert compose.main() == 1
+        assert "apt-get install podman podman-compose" in capsys.readouterr().err
+
+
 @pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is not here")
 def test_prometheus_accepts_its_configuration() -> None:
     done = subprocess.run(

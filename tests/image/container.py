@@ -6,31 +6,14 @@ import json
 import os
 import secrets
 import shlex
-import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
 
 import httpx
 
+from hack.image.engine import CONFINED, engine
 from tests.server.process import API_KEY, START_LIMIT_S, eventually
-
-CONFINED = (
-    "--read-only",
-    *("--cap-drop", "ALL"),
-    *("--security-opt", "no-new-privileges"),
-    *("--tmpfs", "/tmp:rw,noexec,nosuid,mode=1777"),
-)
-
-
-def engine() -> str | None:
-    """The container engine of this machine, or None."""
-    for name in ("podman", "docker"):
-        if shutil.which(name):
-            asked = subprocess.run([name, "info"], capture_output=True, check=False)
-            if asked.returncode == 0:
-                return name
-    return None
 
 
 def call(*args: str, check: bool = True) -> str:
@@ -69,7 +52,7 @@ class Container:
             *shlex.split(os.environ.get("RUN_ARGS", "")),
             *CONFINED,
             *("--user", f"{self.uid}:{self.uid}"),
-            *("--publish", "127.0.0.1::8080"),
+            *("--publish", "127.0.0.1::8080", "--publish", "127.0.0.1::8081"),
             *("--volume", f"{keys}:/keys:ro,z"),
             *("--env", "REALFAKE_AUTH__KEYS_DIR=/keys"),
             image,
@@ -79,6 +62,10 @@ class Container:
     @property
     def url(self) -> str:
         return f"http://{call('port', self.id, '8080/tcp').splitlines()[0]}"
+
+    @property
+    def grpc(self) -> str:
+        return call("port", self.id, "8081/tcp").splitlines()[0]
 
     def logs(self) -> str:
         return call("logs", self.id)

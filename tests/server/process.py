@@ -29,6 +29,7 @@ class ServerProcess:
         directory: holds the log and the keys.
         settings: `REALFAKE_…` variables, over the defaults below.
         command: what to run instead of the product's own entry point.
+        python: of another environment than this one.
     """
 
     def __init__(
@@ -36,6 +37,7 @@ class ServerProcess:
         directory: Path,
         settings: Mapping[str, str] | None = None,
         command: Sequence[str] = ("-m", "predictor", "serve"),
+        python: Path = Path(sys.executable),
     ) -> None:
         self.directory = directory
         self.api_key = API_KEY
@@ -59,7 +61,7 @@ class ServerProcess:
         }
         with self.log_path.open("wb") as log:
             self.process = subprocess.Popen(
-                [sys.executable, *command],
+                [python, *command],
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 cwd=ROOT,

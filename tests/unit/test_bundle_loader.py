@@ -15,10 +15,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
-from predictor.bundle.convert import inspect
 from predictor.bundle.files import WEIGHTS
 from predictor.bundle.loader import load_module, read_weights
 from predictor.bundle.manifest import read_manifest
+from predictor.bundle.proving import inspect
 from predictor.errors import BundleError
 from tests.unit.bundles import hub_bundle, set_config
 

@@ -23,6 +23,7 @@ from torchvision import transforms
 
 from predictor.bundle.loader import load_module
 from predictor.bundle.manifest import Manifest, read_golden_vectors, read_manifest
+from predictor.bundle.verdicts import softmax
 from predictor.errors import (
     BundleError,
     DeadlineExceeded,
@@ -40,7 +41,6 @@ from predictor.inference.classifier import (
     build_classifier,
     load_classifier,
     replay,
-    softmax,
 )
 from predictor.inference.decode_pool import DecodePool, ThreadWorker
 from predictor.inference.decoding import DecodeLimits

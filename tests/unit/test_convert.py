@@ -10,10 +10,11 @@ import timm
 import torch
 from safetensors.numpy import load_file, save_file
 
-from predictor.bundle.convert import convert, inspect, verify
+from predictor.bundle.convert import convert
 from predictor.bundle.files import CONFIG, GOLDEN, REALFAKE, WEIGHTS, write_realfake_json
 from predictor.bundle.loader import load_module
 from predictor.bundle.manifest import read_manifest
+from predictor.bundle.proving import inspect, verify
 from predictor.errors import BundleError
 from tests.unit.bundles import (
     ARCHITECTURE,

@@ -15,9 +15,9 @@ from PIL import Image
 from hack.debug_bundle import training
 from hack.debug_bundle.card import model_card
 from hack.debug_bundle.scenes import KINDS, Kind, picture
-from predictor.bundle.convert import verify
 from predictor.bundle.loader import load_module
 from predictor.bundle.manifest import read_golden_vectors, read_manifest
+from predictor.bundle.proving import verify
 from predictor.bundle.reference import measure
 from predictor.inference.classifier import load_classifier
 from predictor.inference.pictures import EncodedImage

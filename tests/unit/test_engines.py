@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ import pytest
 import torch
 
 from predictor.bundle import export as exporting
+from predictor.bundle import packages
 from predictor.bundle.files import GRAPH
 from predictor.bundle.manifest import Manifest, read_manifest
 from predictor.errors import BundleError, SettingsError
@@ -36,41 +36,37 @@ def bare(tmp_path: Path) -> Manifest:
 
 
 def here(monkeypatch: pytest.MonkeyPatch, *, installed: set[str], gpu: bool = False) -> None:
-    monkeypatch.setattr(engines, "_installed", installed.__contains__)
+    for module in (engines, packages):
+        monkeypatch.setattr(module, "installed", installed.__contains__)
     monkeypatch.setattr(engines, "gpu_is_here", lambda: gpu)
 
 
 @pytest.mark.parametrize(
-    ("settings", "graph", "gpu", "installed", "expected"),
+    ("settings", "gpu", "installed", "expected"),
     [
-        ({}, True, False, EVERYTHING, "onnx"),
-        ({}, False, False, EVERYTHING, "onnx"),
-        ({}, True, False, {"onnxruntime"}, "onnx"),
-        ({}, True, False, {"torch"}, "torch"),
-        ({}, False, False, {"torch"}, "torch"),
-        ({}, True, True, EVERYTHING, "torch"),
-        ({}, True, True, {"onnxruntime"}, "onnx"),
-        ({"device": "cpu"}, True, True, EVERYTHING, "onnx"),
-        ({"device": "cuda:1"}, True, False, EVERYTHING, "torch"),
-        ({"dtype": "bf16"}, True, False, EVERYTHING, "torch"),
-        ({"dtype": "fp32"}, True, False, EVERYTHING, "onnx"),
-        ({"engine": "torch"}, True, False, EVERYTHING, "torch"),
-        ({"engine": "onnx"}, True, True, EVERYTHING, "onnx"),
+        ({}, False, EVERYTHING, "onnx"),
+        ({}, False, {"onnxruntime"}, "onnx"),
+        ({}, False, {"torch"}, "torch"),
+        ({}, True, EVERYTHING, "torch"),
+        ({}, True, {"onnxruntime"}, "onnx"),
+        ({"device": "cpu"}, True, EVERYTHING, "onnx"),
+        ({"device": "cuda:1"}, False, EVERYTHING, "torch"),
+        ({"dtype": "bf16"}, False, EVERYTHING, "torch"),
+        ({"dtype": "fp32"}, False, EVERYTHING, "onnx"),
+        ({"engine": "torch"}, False, EVERYTHING, "torch"),
+        ({"engine": "onnx"}, True, EVERYTHING, "onnx"),
     ],
 )
 def test_the_engine_is_the_fastest_that_can_be_had(
     *,
     settings: dict[str, Any],
-    graph: bool,
     gpu: bool,
     installed: set[str],
     expected: str,
-    manifest: Manifest,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     here(monkeypatch, installed=installed, gpu=gpu)
-    bundle = manifest if graph else replace(manifest, graph=None)
-    assert choose(bundle, ModelSettings(path=DEBUG, **settings)) == expected
+    assert choose(ModelSettings(path=DEBUG, **settings)) == expected
 
 
 def test_a_gpu_is_seen_by_its_node(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -119,16 +115,48 @@ def test_a_broken_graph_is_never_passed_over_in_silence(tmp_path: Path) -> None:
         make_engine(manifest, ModelSettings(path=manifest.path, device="cpu"))
 
 
+def test_onnx_without_onnxruntime_is_named(bare: Manifest, monkeypatch: pytest.MonkeyPatch) -> None:
+    here(monkeypatch, installed={"torch"})
+    with pytest.raises(SettingsError, match="onnx needs onnxruntime, which is not installed"):
+        make_engine(bare, ModelSettings(path=bare.path, engine="onnx"))
+
+
+@pytest.mark.parametrize("engine", ["auto", "onnx"])
+def test_without_torch_a_bundle_needs_its_graph(
+    engine: Any, bare: Manifest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here(monkeypatch, installed={"onnxruntime"})
+    with pytest.raises(BundleError, match="run `python -m predictor model export` on the"):
+        make_engine(bare, ModelSettings(path=bare.path, engine=engine))
+
+
 @pytest.mark.parametrize(
-    ("installed", "reason"),
+    ("settings", "asked"),
     [
-        ({"torch"}, "onnx needs onnxruntime, which is not installed; set auto or torch"),
-        ({"onnxruntime"}, "has no model.onnx, and torch is not here to make one"),
+        ({"engine": "torch"}, "model.engine: torch"),
+        ({"device": "cuda:1"}, "model.device: cuda:1"),
+        ({"dtype": "bf16"}, "model.dtype: bf16"),
     ],
 )
-def test_what_is_missing_is_named(
-    installed: set[str], reason: str, bare: Manifest, monkeypatch: pytest.MonkeyPatch
+def test_what_asks_for_torch_is_named(
+    settings: dict[str, Any], asked: str, manifest: Manifest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    here(monkeypatch, installed=installed)
-    with pytest.raises(SettingsError, match=reason):
-        make_engine(bare, ModelSettings(path=bare.path, engine="onnx"))
+    here(monkeypatch, installed={"onnxruntime"})
+    with pytest.raises(SettingsError) as refused:
+        make_engine(manifest, ModelSettings(path=DEBUG, **settings))
+    assert refused.value.message.startswith(f"{asked} needs torch, which is not installed here; ")
+
+
+@pytest.mark.parametrize(("device", "lines"), [("auto", 1), ("cpu", 0)])
+def test_a_gpu_that_nothing_uses_is_said(
+    device: str,
+    lines: int,
+    manifest: Manifest,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """The image for CPUs on a node with a GPU: it serves, and costs what it does not use."""
+    here(monkeypatch, installed={"onnxruntime"}, gpu=True)
+    assert make_engine(manifest, ModelSettings(path=DEBUG, device=device)).device == "cpu"
+    logged = [record.message for record in caplog.records if record.name == "predictor.engines"]
+    assert logged == ["served on the CPU beside a GPU"] * lines

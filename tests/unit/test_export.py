@@ -14,12 +14,12 @@ import pytest
 import torch
 
 from predictor.bundle.answers import answers, probabilities
-from predictor.bundle.convert import verify
-from predictor.bundle.export import export, exported_session, open_graph
+from predictor.bundle.export import export, exported_session
 from predictor.bundle.files import CONFIG, GRAPH, REALFAKE, WEIGHTS, sha256
-from predictor.bundle.graph import PARITY_TOLERANCE
+from predictor.bundle.graph import PARITY_TOLERANCE, open_graph
 from predictor.bundle.loader import load_module
 from predictor.bundle.manifest import read_manifest
+from predictor.bundle.proving import verify
 from predictor.errors import BundleError
 from tests.unit.bundles import files_no_larger_than, hub_bundle, set_own
 

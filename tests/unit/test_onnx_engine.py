@@ -93,7 +93,8 @@ def test_a_forward_keeps_to_the_thread_of_its_caller(
     before = set(Path("/proc/self/task").iterdir())
     another = OnnxEngine(session(manifest), manifest.preprocessing.input_size)
     another.forward(pictures(manifest, 8))
-    assert set(Path("/proc/self/task").iterdir()) == before
+    # One that an earlier test left may end meanwhile.
+    assert set(Path("/proc/self/task").iterdir()) - before == set()
 
 
 def test_it_has_a_lane_for_each_core(manifest: Manifest) -> None:

@@ -15,8 +15,8 @@ from torchvision import transforms
 
 from predictor.bundle.loader import load_module
 from predictor.bundle.manifest import Manifest, Preprocessing, read_manifest
+from predictor.bundle.verdicts import softmax
 from predictor.errors import SettingsError
-from predictor.inference.classifier import softmax
 from predictor.inference.engine import EngineLost, EngineOutOfMemory
 from predictor.inference.torch_engine import Dtype, TorchEngine
 
