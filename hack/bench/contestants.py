@@ -18,6 +18,9 @@ from hack.load.server import ROOT, serve_command
 PEERS: Final = ROOT / "hack" / "bench" / "peers"
 ENVIRONMENTS: Final = ROOT / ".run" / "bench"
 OURS: Final = "realfake"
+RAW: Final = "raw body"
+GRPC: Final = "gRPC"
+OBEYING: Final = ", obeying Retry-After"
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,12 +49,14 @@ class Route:
         caller: for a task and a picture.
         read: the probability of fake in an answer's body.
         deadline_s: what each request is given; answers count as good within it.
+        obeys: a refused caller waits as long as it is told to.
     """
 
     name: str
     caller: Callable[[Task, bytes], Caller]
     read: Callable[[bytes], float]
     deadline_s: float | None = None
+    obeys: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,10 +106,10 @@ def _grpc(model: str) -> Route:
         request = infer(model, picture, raw=False)
         return GrpcCaller(f"127.0.0.1:{task.grpc_port}", request)
 
-    return Route("gRPC", caller, bodies.in_grpc)
+    return Route(GRPC, caller, bodies.in_grpc)
 
 
-def _ours_http(deadline_s: float | None = None) -> Route:
+def _ours_http(deadline_s: float | None = None, *, obeys: bool = False) -> Route:
     def caller(task: Task, picture: bytes) -> Caller:
         headers = {"X-API-Key": task.api_key}
         if deadline_s is not None:
@@ -112,10 +117,10 @@ def _ours_http(deadline_s: float | None = None) -> Route:
         request = bodies.as_is(f"/v2/models/{OURS}/infer", picture, headers)
         return HttpCaller(f"http://127.0.0.1:{task.port}", request)
 
-    return Route("raw body", caller, bodies.in_v2, deadline_s)
+    return Route(RAW + OBEYING * obeys, caller, bodies.in_v2, deadline_s, obeys)
 
 
-def _ours_grpc(deadline_s: float | None = None) -> Route:
+def _ours_grpc(deadline_s: float | None = None, *, obeys: bool = False) -> Route:
     def caller(task: Task, picture: bytes) -> Caller:
         return GrpcCaller(
             f"127.0.0.1:{task.grpc_port}",
@@ -124,7 +129,7 @@ def _ours_grpc(deadline_s: float | None = None) -> Route:
             deadline_s=deadline_s,
         )
 
-    return Route("gRPC", caller, bodies.in_grpc, deadline_s)
+    return Route(GRPC + OBEYING * obeys, caller, bodies.in_grpc, deadline_s, obeys)
 
 
 def ours(deadline_s: float) -> Contestant:
@@ -137,7 +142,11 @@ def ours(deadline_s: float) -> Contestant:
         OURS,
         "realfake",
         command,
-        (_ours_http(), _ours_grpc(), _ours_http(deadline_s), _ours_grpc(deadline_s)),
+        (
+            *(_ours_http(), _ours_grpc()),
+            *(_ours_http(deadline_s), _ours_grpc(deadline_s)),
+            *(_ours_http(deadline_s, obeys=True), _ours_grpc(deadline_s, obeys=True)),
+        ),
         ("realfake", "kserve", "uvicorn", "grpcio"),
         Path(sys.executable),
     )

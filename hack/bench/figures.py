@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import statistics
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
 from hack.bench.contestants import OURS
-from hack.bench.results import Cell, Results, Start
+from hack.bench.results import Cell, Overload, Results, Start
 
 MIB: Final = 1024 * 1024
-RAW: Final = "raw body"
-GRPC: Final = "gRPC"
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -32,6 +31,7 @@ class Figures:
         self._results = results
         self.network = network
         self._cells = [cell for cell in results.cells if cell.network == network]
+        self._overloads = [one for one in results.overloads if one.network == network]
 
     @property
     def rows(self) -> list[Row]:
@@ -112,6 +112,33 @@ class Figures:
             row: rate for row, rate in rates.items() if row.server != OURS and row.engine == engine
         }
         return max(peers.items(), key=lambda one: one[1]) if peers else None
+
+    @property
+    def loads(self) -> list[float]:
+        return list(dict.fromkeys(one.load for one in self._overloads))
+
+    def overload_share(self, load: float) -> float | None:
+        """Goodput, of the capacity."""
+        found = self._at(load)
+        return _median(one.good / one.taken_s / one.capacity for one in found)
+
+    def overload_per_s(self, load: float, name: str) -> float | None:
+        """`sent` or `good`, a second."""
+        return _median(getattr(one, name) / one.taken_s for one in self._at(load))
+
+    def overload_s(self, load: float, name: str) -> float | None:
+        """One of its attributes in seconds."""
+        found = (getattr(one, name) for one in self._at(load))
+        return _median(seconds for seconds in found if seconds is not None)
+
+    def overload_codes(self, load: float) -> dict[str, int]:
+        found: Counter[str] = Counter()
+        for one in self._at(load):
+            found.update(one.codes)
+        return dict(found)
+
+    def _at(self, load: float) -> list[Overload]:
+        return [one for one in self._overloads if one.load == load]
 
     def _starts(self, server: str, engine: str) -> list[Start]:
         return [

@@ -13,7 +13,7 @@ import uvloop
 from hack.bench.contestants import Route, Task
 from hack.bench.results import Cell
 from hack.bench.running import Running
-from hack.load.loops import ClosedLoop
+from hack.load.loops import ClosedLoop, OpenLoop
 from hack.load.process_tree import ProcessTree
 from hack.load.samples import GOOD, Answer, Window, percentile
 
@@ -48,6 +48,14 @@ class Step:
 
     route: Route
     clients: int
+
+
+@dataclass(frozen=True, slots=True)
+class Stream:
+    """Which window: a route, and how many requests a second."""
+
+    route: Route
+    per_second: float
 
 
 def until_it_answers(server: Running, task: Task, routes: Sequence[Route], picture: bytes) -> float:
@@ -96,7 +104,7 @@ async def _measure(
     tree: ProcessTree, task: Task, step: Step, picture: bytes, times: Times
 ) -> tuple[Window, float, float]:
     caller = step.route.caller(task, picture)
-    loop = ClosedLoop(caller, step.clients)
+    loop = ClosedLoop(caller, step.clients, obeys=step.route.obeys)
     loop.start()
     await loop.warm_up(times.warm_up_s)
     cpu, own = tree.cpu_s(), time.process_time()
@@ -105,6 +113,34 @@ async def _measure(
     await loop.stop()
     await caller.close()
     return window, cpu, own
+
+
+def overload(
+    server: Running, task: Task, stream: Stream, picture: bytes, window_s: float
+) -> tuple[Window, float]:
+    """A window of a steady stream, and the CPU seconds that this client used in it.
+
+    Raises:
+        ServerFailed: the server ended meanwhile.
+    """
+    found = _run(_overload(task, stream, picture, window_s))
+    server.check()
+    return found
+
+
+async def _overload(
+    task: Task, stream: Stream, picture: bytes, window_s: float
+) -> tuple[Window, float]:
+    caller = stream.route.caller(task, picture)
+    loop = OpenLoop(caller, stream.per_second)
+    loop.start()
+    await loop.warm_up(1.0)
+    own = time.process_time()
+    window = await loop.window(window_s)
+    own = time.process_time() - own
+    await loop.stop()
+    await caller.close()
+    return window, own
 
 
 async def _ask(route: Route, task: Task, picture: bytes) -> Answer:

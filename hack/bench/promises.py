@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from hack.bench.contestants import OURS
-from hack.bench.figures import GRPC, RAW, Figures, Row
+from hack.bench.contestants import GRPC, OBEYING, OURS, RAW
+from hack.bench.figures import Figures, Row
 from hack.bench.results import Results
 
 _ENGINE = "onnx"
@@ -15,6 +15,8 @@ _PEERS = {
 OF_THE_LIMIT = 0.9
 OF_THE_BEST_PEER = 2.0
 OF_ALONE = 1.2
+OF_THE_PEAK = 0.9
+REFUSED_S = 0.05
 
 
 def promises(results: Results) -> list[list[str]]:
@@ -27,7 +29,10 @@ def promises(results: Results) -> list[list[str]]:
             if network != "debug":
                 found += [_saturation(figures, row)]
                 found += [_peers(figures, row, results, engine) for engine in _PEERS]
+            obeying = Row(OURS, _ENGINE, route + OBEYING)
             found += [_idle(figures, row), _deadline(figures, row, results)]
+            found += [_deadline(figures, obeying, results), _goodput(figures, row, results)]
+        found += _overload(figures, results)
     return [row for row in found if row]
 
 
@@ -74,6 +79,34 @@ def _deadline(figures: Figures, row: Row, results: Results) -> list[str]:
         f"p99 of accepted answers under a deadline of {deadline * 1000:.0f} ms, {most} clients"
     )
     return [promise, _on(figures, row), f"{wait * 1000:.0f} ms", _kept(wait < deadline)]
+
+
+def _goodput(figures: Figures, row: Row, results: Results) -> list[str]:
+    """Of callers who come back when they are told to."""
+    deadline, most = results.options["deadline_s"], max(results.options["clients"])
+    obeying = Row(row.server, row.engine, row.route + OBEYING, deadline)
+    rate, peak = figures.goodput(obeying, most), figures.saturation(row)
+    if rate is None or not peak:
+        return []
+    promise = f"goodput under that deadline at least {OF_THE_PEAK:.0%} of the peak, {most} clients"
+    measured = f"{rate:.0f} of {peak:.0f}/s: {rate / peak:.0%}"
+    return [promise, _on(figures, obeying), measured, _kept(rate / peak >= OF_THE_PEAK)]
+
+
+def _overload(figures: Figures, results: Results) -> list[list[str]]:
+    found = []
+    deadline = f"{results.options['deadline_s'] * 1000:.0f} ms"
+    for load in figures.loads:
+        share, refused = figures.overload_share(load), figures.overload_s(load, "refused_p99_s")
+        if share is None:
+            continue
+        on = f"{figures.network}, {load:g} times the capacity, {RAW}"
+        promise = f"goodput under a deadline of {deadline} at least {OF_THE_PEAK:.0%} of the peak"
+        found.append([promise, on, f"{share:.0%}", _kept(share >= OF_THE_PEAK)])
+        if refused is not None:
+            promise = f"p99 of refusals under {REFUSED_S * 1000:.0f} ms"
+            found.append([promise, on, f"{refused * 1000:.0f} ms", _kept(refused < REFUSED_S)])
+    return found
 
 
 def _on(figures: Figures, row: Row) -> str:

@@ -31,6 +31,8 @@ _READING: Final = """## How to read the tables
 - **CPU** is what all processes of a server use for one good answer; **client** is how many cores
   the load itself took.
 - **Memory** is the proportional set size of all its processes, at most, looked at each second.
+- **Obeying Retry-After**: a refused caller waits as long as it is told to; the others ask again
+  at once.
 - **Start** is from the start of the process until its first good answer by each route.
 - **torch** and **onnx** are what computes: the same weights in torch's eager mode, or the bundle's
   own graph in ONNX Runtime. A peer's row with the latter shows what the server alone is worth.
@@ -114,6 +116,7 @@ def _network(figures: Figures, results: Results) -> str:
     plain = [row for row in figures.rows if row.deadline_s is None]
     parts.append(_table(heads, [_row(figures, row, results, limit[1]) for row in plain]))
     parts += [_processes(figures, results), _deadlines(figures, results)]
+    parts += [_overloads(figures, results)]
     return "\n\n".join(part for part in parts if part)
 
 
@@ -176,6 +179,32 @@ def _deadlines(figures: Figures, results: Results) -> str:
     deadline = results.options["deadline_s"] * 1000
     head = ("route", "clients", "goodput, /s", "accepted p50", "p99", "max", "refused")
     return f"With a deadline of {deadline:.0f} ms for each request:\n\n{_table(head, rows)}"
+
+
+def _overloads(figures: Figures, results: Results) -> str:
+    rows = [
+        [
+            f"{load:g}x",
+            _number(figures.overload_per_s(load, "sent") or 0.0),
+            _number(figures.overload_per_s(load, "good") or 0.0),
+            f"{figures.overload_share(load) or 0.0:.0%}",
+            _shown_ms(figures.overload_s(load, "accepted_p50_s")),
+            _shown_ms(figures.overload_s(load, "accepted_p99_s")),
+            _shown_ms(figures.overload_s(load, "refused_p99_s")),
+            f"{figures.overload_per_s(load, 'client_cpu_s') or 0.0:.2f}",
+            _codes(figures.overload_codes(load)),
+        ]
+        for load in figures.loads
+    ]
+    if not rows:
+        return ""
+    deadline = results.options["deadline_s"] * 1000
+    head = ["load", "sent, /s", "goodput, /s", "of capacity", "accepted p50", "p99"]
+    head += ["refused p99", "client", "answers"]
+    return (
+        f"A steady stream of raw bodies, each with a deadline of {deadline:.0f} ms, of so many "
+        f"times what the server answers:\n\n{_table(head, rows)}"
+    )
 
 
 def _failures(results: Results) -> str:

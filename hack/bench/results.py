@@ -64,6 +64,29 @@ class Cell:
 
 
 @dataclass(frozen=True, slots=True)
+class Overload:
+    """A stream of requests, whatever becomes of them; each with the run's deadline.
+
+    Attributes:
+        load: times the capacity, which is what this server answered to a closed loop.
+        good: answers within the deadline.
+    """
+
+    network: str
+    round: int
+    load: float
+    capacity: float
+    taken_s: float
+    sent: int
+    good: int
+    codes: dict[str, int]
+    accepted_p50_s: float | None
+    accepted_p99_s: float | None
+    refused_p99_s: float | None
+    client_cpu_s: float
+
+
+@dataclass(frozen=True, slots=True)
 class Failure:
     """A server that could not be measured, and why."""
 
@@ -85,6 +108,7 @@ class Results:
     limits: list[Limit] = field(default_factory=list)
     starts: list[Start] = field(default_factory=list)
     cells: list[Cell] = field(default_factory=list)
+    overloads: list[Overload] = field(default_factory=list)
     failures: list[Failure] = field(default_factory=list)
 
     def write(self, path: Path) -> None:
@@ -99,5 +123,6 @@ def read(path: Path) -> Results:
         limits=[Limit(**one) for one in found["limits"]],
         starts=[Start(**one) for one in found["starts"]],
         cells=[Cell(**one) for one in found["cells"]],
+        overloads=[Overload(**one) for one in found["overloads"]],
         failures=[Failure(**one) for one in found["failures"]],
     )

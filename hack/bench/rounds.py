@@ -13,23 +13,25 @@ from pathlib import Path
 from typing import Any, Final
 
 from hack.bench import contestants
-from hack.bench.contestants import OURS, PEER_CONTESTANTS, Contestant, Task
+from hack.bench.contestants import OURS, PEER_CONTESTANTS, RAW, Contestant, Task
 from hack.bench.environments import NotInstalled, install
 from hack.bench.machine import versions_of
 from hack.bench.measuring import (
     Expected,
     Step,
+    Stream,
     Times,
     as_cell,
     check_answers,
     measure,
+    overload,
     until_it_answers,
 )
-from hack.bench.results import Cell, Failure, Limit, Results, Start
+from hack.bench.results import Cell, Failure, Limit, Overload, Results, Start
 from hack.bench.running import Running, ServerFailed, running
 from hack.load.bundles import bundle_of
 from hack.load.pictures import photo
-from hack.load.samples import GOOD
+from hack.load.samples import GOOD, percentile
 from hack.load.server import BUNDLE, ROOT
 from hack.ports import free_port
 from predictor.security import api_keys
@@ -37,6 +39,8 @@ from predictor.security import api_keys
 LOGS: Final = ROOT / ".run" / "bench" / "logs"
 DEFAULT: Final = "onnx"
 """The engine that this server takes by itself on a CPU."""
+LOADS: Final = (1.0, 2.0, 5.0, 10.0)
+"""Times the capacity, in the stream that nobody can answer whole."""
 _BUSY: Final = 32
 """Clients from which on a deadline has something to refuse."""
 
@@ -183,7 +187,42 @@ class Rounds:
                 self._results.cells.append(cell)
                 self._done += 1
                 self._tell(cell)
+            if contestant.name == OURS:
+                self._overload(server, contestant, network, task, number)
         self._results.starts.append(Start(*names, number, answer_s, peak[0]))
+
+    def _overload(
+        self, server: Running, contestant: Contestant, network: str, task: Task, number: int
+    ) -> None:
+        """This server only: those that never refuse would be given ever longer queues."""
+        capacity = max(
+            cell.good / cell.taken_s
+            for cell in self._results.cells
+            if (cell.server, cell.network, cell.round) == (OURS, network, number)
+            and (cell.route, cell.deadline_s) == (RAW, None)
+        )
+        [route] = (one for one in contestant.routes if one.name == RAW and one.deadline_s)
+        picture, deadline_s = self._expected[network].pictures[0], self._plan.deadline_s
+        for load in LOADS:
+            stream = Stream(route, load * capacity)
+            window, own_s = overload(server, task, stream, picture, self._plan.times.window_s)
+            accepted, refused = window.seconds(), window.seconds("503")
+            good = sum(seconds <= deadline_s for seconds in accepted)
+            self._results.overloads.append(
+                Overload(
+                    *(network, number, load, capacity, window.taken_s, len(window.samples), good),
+                    codes=dict(sorted(window.codes.items())),
+                    accepted_p50_s=percentile(accepted, 0.5),
+                    accepted_p99_s=percentile(accepted, 0.99),
+                    refused_p99_s=percentile(refused, 0.99),
+                    client_cpu_s=own_s,
+                )
+            )
+            print(
+                f"{network}, {load:g} times {capacity:.0f}/s: {good / window.taken_s:.0f}/s within "
+                f"{deadline_s * 1000:.0f} ms",
+                flush=True,
+            )
 
     def _tell(self, cell: Cell) -> None:
         left_s = (time.monotonic() - self._began) / self._done * (self._all - self._done)

@@ -42,16 +42,22 @@ class ClosedLoop:
     """Callers who each send the next request when the last is answered.
 
     A window has the requests that ended in it: in the long run as many as began.
+
+    Args:
+        obeys: a caller that is told when to come back (Retry-After) waits until then. Else it asks
+            again at once, as no client should and some do.
     """
 
-    def __init__(self, caller: Caller, callers: int) -> None:
+    def __init__(self, caller: Caller, callers: int, *, obeys: bool = False) -> None:
         self._caller = caller
         self._callers = callers
+        self._obeys = obeys
         self._going = True
         self._ended: list[Sample] = []
         self._waiting = callers
         self._all_answered = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
+        self._pauses: set[asyncio.Future[None]] = set()
 
     def start(self) -> None:
         self._tasks = [asyncio.create_task(self._call()) for _ in range(self._callers)]
@@ -77,6 +83,8 @@ class ClosedLoop:
 
     async def stop(self) -> None:
         self._going = False
+        for pause in self._pauses:
+            pause.cancel()
         await asyncio.gather(*self._tasks)
 
     async def _call(self) -> None:
@@ -92,7 +100,15 @@ class ClosedLoop:
                 if not self._waiting:
                     self._all_answered.set()
             if answer.code == BROKEN:
-                await asyncio.sleep(_PAUSE_S)
+                await self._pause(_PAUSE_S)
+            elif self._obeys and answer.retry_after_s is not None:
+                await self._pause(answer.retry_after_s)
+
+    async def _pause(self, seconds: float) -> None:
+        pause = asyncio.ensure_future(asyncio.sleep(seconds))
+        self._pauses.add(pause)
+        await asyncio.wait([pause])
+        self._pauses.discard(pause)
 
 
 class OpenLoop:

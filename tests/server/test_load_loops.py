@@ -131,6 +131,20 @@ async def test_a_closed_loop_waits_for_each_answer() -> None:
     assert window.seconds()[0] >= 0.01
 
 
+REFUSED = b"HTTP/1.1 503 x\r\nretry-after: 3600\r\ncontent-length: 0\r\n\r\n"
+
+
+@pytest.mark.parametrize("obeys", [False, True])
+async def test_a_caller_that_obeys_comes_back_when_it_is_told_to(obeys: bool) -> None:
+    handler, _ = answering(REFUSED)
+    async with caller_of(handler) as caller:
+        loop = ClosedLoop(caller, 1, obeys=obeys)
+        loop.start()
+        window = await loop.window(0.2)
+        await loop.stop()  # which waits for nobody's hour
+    assert (window.codes["503"] == 1) is obeys
+
+
 async def test_the_warm_up_lasts_until_every_caller_was_answered() -> None:
     first = asyncio.Event()
 

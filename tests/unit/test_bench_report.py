@@ -12,10 +12,11 @@ from hack.bench.figures import Figures, Row
 from hack.bench.plots import Bar, bars
 from hack.bench.promises import promises
 from hack.bench.report import page, write
-from hack.bench.results import Cell, Failure, Limit, Results, Start, read
+from hack.bench.results import Cell, Failure, Limit, Overload, Results, Start, read
 
 NETWORK = "resnet18"
 OURS = Row("realfake", "onnx", "raw body")
+OBEYING = replace(OURS, route="raw body, obeying Retry-After", deadline_s=0.25)
 PEER = Row("litserve", "torch", "JSON")
 
 
@@ -62,10 +63,43 @@ def results() -> Results:
             cell(OURS, 1, 40.0, number=number, wait_s=0.022),
             cell(OURS, 100, 99.0 + number, number=number),
             cell(replace(OURS, deadline_s=0.25), 100, 80.0, number=number, wait_s=0.2),
+            cell(OBEYING, 100, 190.0, number=number, wait_s=0.2),
             cell(PEER, 1, 30.0, number=number),
             cell(PEER, 100, 45.0, number=number, wait_s=1.0),
         ]
     return found
+
+
+@pytest.fixture
+def overloaded(results: Results) -> Results:
+    for number, good in ((1, 700), (2, 900), (3, 950)):
+        results.overloads.append(
+            Overload(
+                *(NETWORK, number, 10.0, 100.0, 10.0, 10_000, good),
+                codes={"200": good, "503": 10_000 - good},
+                accepted_p50_s=0.1,
+                accepted_p99_s=0.2,
+                refused_p99_s=0.06,
+                client_cpu_s=5.0,
+            )
+        )
+    return results
+
+
+def test_a_stream_that_nobody_can_answer_is_held_against_the_capacity(overloaded: Results) -> None:
+    on = f"{NETWORK}, 10 times the capacity, raw body"
+    found = {(row[0], row[1]): row[2:] for row in promises(overloaded)}
+    assert found["goodput under a deadline of 250 ms at least 90% of the peak", on] == [
+        "90%",
+        "yes",
+    ]
+    assert found["p99 of refusals under 50 ms", on] == ["60 ms", "**no**"]
+    assert "| 10x | 1000 | 90.0 | 90% | 100 ms | 200 ms | 60.0 ms | 0.50 |" in page(overloaded)
+
+
+def test_callers_who_obey_are_held_against_the_peak(results: Results) -> None:
+    rows = [row for row in promises(results) if "obeying" in row[1]]
+    assert [row[2:] for row in rows] == [["200 ms", "yes"], ["95 of 100/s: 95%", "yes"]]
 
 
 def test_figures_are_medians_over_the_rounds(results: Results) -> None:
@@ -85,7 +119,7 @@ def test_figures_are_medians_over_the_rounds(results: Results) -> None:
 def test_promises_are_held_against_them(results: Results) -> None:
     kept = {row[0].split(" of ")[0]: row[3] for row in promises(results)}
     assert set(kept.values()) == {"yes"}
-    assert len(kept) == 4
+    assert len(kept) == 5
 
 
 @pytest.mark.parametrize(
