@@ -12,7 +12,7 @@ from predictor.serving.call import Call, call_var
 from predictor.serving.policy import Policy
 from predictor.telemetry import trace_context
 from predictor.telemetry.logging import request_id_var, span_id_var, trace_id_var
-from predictor.telemetry.recording import OK
+from predictor.telemetry.recording import OK, TURNED_AWAY
 
 access_log = logging.getLogger("predictor.access")
 
@@ -49,7 +49,9 @@ def end(
         fields: what the log line says of this protocol only.
     """
     now = time.monotonic()
-    _log(call, code, now, fields)
+    one_of_many = isinstance(error, TURNED_AWAY) and not call.public
+    if not one_of_many or policy.refusal_log.has_room(code):
+        _log(call, code, now, fields)
     if not call.public:
         policy.metrics.asked(call.key_id, code, error)
     if call.counted_as is not None:

@@ -13,6 +13,7 @@ import asyncio
 import logging
 import uuid
 from collections import Counter
+from collections.abc import Callable
 from typing import Any, Final
 
 import orjson
@@ -92,6 +93,11 @@ class Connections:
         if self.open or self._ended:
             interval = min(SWEEP_EVERY_S, self.limits.receive_timeout_s / 4)
             self._clock = loop.call_later(interval, self._tick, loop)
+
+
+def _whole(cycle: RequestResponseCycle) -> Callable[[], bool]:
+    """For the edge: whether the body is here already, all of it, read or unread."""
+    return lambda: not cycle.more_body
 
 
 class _Refused(Exception):
@@ -216,6 +222,7 @@ class BoundedHttp(HttpToolsProtocol):
         if self.cycle is not before:
             if self.parser.should_upgrade():  # we never do; what follows is not ours to read
                 self.cycle.keep_alive = False
+            self.scope["state"]["whole"] = _whole(self.cycle)
             self.cycle.transport = OneWrite(self.cycle, self.transport)  # type: ignore[assignment]
 
     def on_body(self, body: bytes) -> None:

@@ -190,7 +190,9 @@ class Edge:
             **exchange.call.headers,
             **response.headers,
         }
-        unread = not exchange.body_read and _has_body(exchange.headers)
+        unread = (
+            not exchange.body_read and _has_body(exchange.headers) and not scope["state"]["whole"]()
+        )
         stop_sending = unread and not _will_end_soon(exchange.headers, response.status)
         if stop_sending or self._lifecycle.is_draining:
             # While draining: callers move their next request to another replica, instead of

@@ -15,6 +15,7 @@ from predictor.security import api_keys
 from predictor.security.audit import AuditLog
 from predictor.serving.byte_budget import ByteBudget
 from predictor.serving.call import Call
+from predictor.serving.refusal_log import RefusalLog
 from predictor.settings import LimitSettings
 from predictor.telemetry.recording import Metrics
 from predictor.telemetry.tracing import Tracer
@@ -56,6 +57,7 @@ class Policy:
         self.tracer = tracer
         self._places = Places(limits.max_in_flight)
         self.bytes = ByteBudget(limits.max_bytes_in_flight)
+        self.refusal_log = RefusalLog()
         self.admission: Admission | None = None
         """What a picture has to expect; None while the model loads."""
 

@@ -148,6 +148,7 @@ class RealFakeServer(kserve.ModelServer):  # type: ignore[misc]  # kserve ships 
             for server in http.values():
                 server.should_exit = True
             await self._shut_down(http_tasks, grpc_server, classifier)
+            policy.refusal_log.flush()
             if guard is not None:
                 guard.cancel()
 

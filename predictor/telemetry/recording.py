@@ -52,7 +52,8 @@ class _Series(dict[tuple[str, ...], M]):
         return series
 
 
-_TURNED_AWAY = (Overloaded, NotReady, RateLimited)
+TURNED_AWAY = (Overloaded, NotReady, RateLimited)
+"""Refusals that say nothing about the request, and come by the thousand."""
 
 
 class Metrics(Observer):
@@ -118,13 +119,13 @@ class Metrics(Observer):
             code: `error`'s, or OK, or how the call was ended from outside.
             exemplar: what leads from here to its log line and trace.
         """
-        failed = isinstance(error, ServiceError)
+        failed = isinstance(error, ServiceError) and not isinstance(error, TURNED_AWAY)
         self._requests[protocol, self.model_version, code].inc(
             exemplar=exemplar if failed else None
         )
         if code == OK or isinstance(error, DeadlineExceeded):
             self._duration[protocol, self.model_version].observe(seconds, exemplar)
-        if isinstance(error, _TURNED_AWAY):
+        if isinstance(error, TURNED_AWAY):
             self._rejections[(error.reason,)].inc()
 
     def asked(self, key_id: str | None, code: str, error: WireError | None) -> None:

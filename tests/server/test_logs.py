@@ -12,6 +12,7 @@ import pytest
 from tritonclient.grpc import service_pb2 as pb
 from tritonclient.grpc import service_pb2_grpc as pb_grpc
 
+from tests.pictures import jpeg
 from tests.server.conftest import StartServer
 from tests.server.process import ServerProcess, eventually
 
@@ -79,3 +80,25 @@ def test_the_level_is_called_what_the_collector_calls_it(
     for line in server.log_lines():
         assert line[name] in ("INFO", "WARNING")
         assert "level" not in line
+
+
+def test_a_flood_of_refusals_is_logged_by_number(start_server: StartServer) -> None:
+    """Each is in a line of its own or in a count, and the lines stay few."""
+    refusals = 300
+    server = start_server({"REALFAKE_RATE_LIMIT__RATE": "1/day"}, stub={}).wait_ready()
+    with server.client() as client:
+        codes = [
+            client.post(
+                "/v2/models/realfake/infer",
+                content=jpeg(),
+                headers={"Content-Type": "image/jpeg"},
+            ).status_code
+            for _ in range(1 + refusals)
+        ]
+    assert codes == [200, *[429] * refusals]
+    assert server.stop() == 0
+    lines = server.log_lines()
+    alone = [line for line in lines if line.get("code") == "RATE_LIMITED"]
+    counted = [line["refused"]["RATE_LIMITED"] for line in lines if "refused" in line]
+    assert len(alone) + sum(counted) == refusals
+    assert len(alone) < refusals / 2

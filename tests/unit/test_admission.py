@@ -125,6 +125,20 @@ def test_expectations_learn_from_how_far_off_they_were() -> None:
     assert subject.expected_s(1) == pytest.approx(before / 4, rel=0.05)
 
 
+def test_refused_callers_are_told_to_come_back_one_after_the_other() -> None:
+    subject = admission((1, 0.1), (8, 0.4))  # at its best a picture every 50 ms
+    told: list[float] = []
+    with ExitStack() as stack:
+        hold(subject, stack, None, 16)
+        for _ in range(60):
+            with pytest.raises(Overloaded) as refused:
+                subject.check(1, deadline=time.monotonic() + 1)
+            told.append(refused.value.retry_after_s or 0.0)
+    assert told[10] - told[0] == pytest.approx(10 * 0.05, rel=0.1)
+    # Those who do not obey cannot send the others away for longer than this.
+    assert told[-1] - told[0] == pytest.approx(1.0, rel=0.1)
+
+
 def test_places_are_shared_and_newcomers_find_one() -> None:
     places = Places(100)
     greedy = ["a", "b"]
