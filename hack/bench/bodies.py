@@ -35,12 +35,12 @@ def v1(path: str, picture: bytes) -> bytes:
     return post(path, json.dumps(body).encode(), _JSON)
 
 
-def v2(path: str, picture: bytes) -> bytes:
+def v2(path: str, picture: bytes, headers: Mapping[str, str] | None = None) -> bytes:
     tensor = {
         **{"name": "image", "datatype": "BYTES", "shape": [1], "data": [_base64(picture)]},
         "parameters": {"content_type": "base64"},
     }
-    return post(path, json.dumps({"inputs": [tensor]}).encode(), _JSON)
+    return post(path, json.dumps({"inputs": [tensor]}).encode(), {**_JSON, **(headers or {})})
 
 
 def in_object(body: bytes) -> float:

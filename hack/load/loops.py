@@ -105,6 +105,8 @@ class ClosedLoop:
                 await self._pause(answer.retry_after_s)
 
     async def _pause(self, seconds: float) -> None:
+        if not self._going:
+            return
         pause = asyncio.ensure_future(asyncio.sleep(seconds))
         self._pauses.add(pause)
         await asyncio.wait([pause])

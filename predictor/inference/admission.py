@@ -26,8 +26,8 @@ _TELLING_S: Final = 0.005
 """Shorter expectations are not learned from: scheduling noise is as long."""
 _SHORTEST_RETRY_S: Final = 0.05
 _HORIZON_S: Final = 1.0
-"""How far ahead refused callers are given times of their own. Those who do not keep to them, and
-ask a thousand times a second, must not send the others away for minutes."""
+"""How far ahead refused requests are given times of their own. A client that does not keep to them,
+and asks a thousand times a second, must not send away for minutes those that share its key."""
 _SAFE_SHARE: Final = 0.5
 """How much of the time to its deadline a request may be expected to take. A longer queue answers
 no more pictures; it only answers them closer to where they are worth nothing."""
@@ -70,8 +70,8 @@ class Admission:
         self._undecoded = undecoded
         self._decode_s = 0.0
         self._error = 1.0
-        self._promised_until = 0.0
-        """`time.monotonic()` up to which refused callers were told to come back."""
+        self._promised_until: dict[str | None, float] = {}
+        """By caller: `time.monotonic()` up to which its refused requests were told to come back."""
 
     @property
     def inside(self) -> int:
@@ -104,7 +104,7 @@ class Admission:
         if late > 0:
             raise Overloaded(
                 "the answer could not be ready within the request's deadline; retry later",
-                retry_after_s=self._retry_after_s(late, pictures),
+                retry_after_s=self._retry_after_s(late, pictures, caller),
                 reason="late",
             )
 
@@ -121,7 +121,7 @@ class Admission:
         if not self._places.take(caller, pictures):
             raise Overloaded(
                 "too many pictures are waiting already; retry later",
-                retry_after_s=self._retry_after_s(self.expected_s(pictures), pictures),
+                retry_after_s=self._retry_after_s(self.expected_s(pictures), pictures, caller),
                 reason="pictures",
             )
         undecoded = self._undecoded() + pictures  # these are not in the pool yet
@@ -144,16 +144,15 @@ class Admission:
             self._decode_s = seconds
         self._decode_s += _MEMORY * (seconds - self._decode_s)
 
-    def _retry_after_s(self, seconds: float, pictures: int) -> float:
-        """When there will be room, one refused caller after the other: told the same time, all
-        would come back at once, and all but the first be refused again."""
+    def _retry_after_s(self, seconds: float, pictures: int, caller: str | None) -> float:
+        """When there will be room, one refused request of a caller after the other: told the same
+        time, all would come back at once, and all but the first be refused again."""
         now = time.monotonic()
         earliest = now + max(_SHORTEST_RETRY_S, seconds * _SPREAD)
-        latest = earliest + _HORIZON_S
-        self._promised_until = min(max(earliest, self._promised_until), latest)
-        retry_after_s = self._promised_until - now
-        self._promised_until += pictures * self._pace_s()
-        return retry_after_s
+        promised = self._promised_until.get(caller, 0.0)
+        turn = min(max(earliest, promised), earliest + _HORIZON_S)
+        self._promised_until[caller] = turn + pictures * self._pace_s()
+        return turn - now
 
     def _pace_s(self) -> float:
         """Seconds between two answers while there is always more to do."""

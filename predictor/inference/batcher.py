@@ -210,12 +210,16 @@ class Batcher:
 
     def _forget(self, items: Sequence[Item]) -> None:
         """Take what is left of a request that ended out of the queue, and wait for it no more."""
-        if all(item.taken is not None for item in items):  # which never changes back
+        gone = {
+            item
+            for item in items
+            if item.taken is None and (item.announced or item.arrived is not None)
+        }
+        if not gone:  # and neither changes back
             return
-        gone = set(items)
         with self._condition:
             self._queue.discard(gone.__contains__)
-            for item in items:
+            for item in gone:
                 self._withdraw(item)
             self._condition.notify()
 

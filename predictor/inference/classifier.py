@@ -143,17 +143,17 @@ class Classifier:
             try:
                 return [self._answer(row) for row in await answers_of(items)]
             finally:
-                if any(item.arrived is None for item in items):
+                if any(item.announced for item in items):
                     self._pool.withdraw(jobs)
 
     def _decoded(self, item: Item, outcome: Prepared | BaseException) -> None:
         """In the thread that decoded."""
-        if isinstance(outcome, Prepared):
-            self.admission.decode_took(outcome.took_s)
-            self._observer.decoded(outcome.took_s)
-            self._batcher.put(item, outcome.crop)
-        else:
+        if not isinstance(outcome, Prepared):
             self._batcher.fail(item, outcome)
+            return
+        self._batcher.put(item, outcome.crop)
+        self.admission.decode_took(outcome.took_s)
+        self._observer.decoded(outcome.took_s)
 
     def abandon(self) -> None:
         """Fail what waits for a device that will not answer any more."""

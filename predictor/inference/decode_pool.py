@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -11,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol, TypeAlias
 
 from predictor.bundle.manifest import Preprocessing
-from predictor.errors import DeadlineExceeded, InvalidRequest, NotReady
+from predictor.errors import DeadlineExceeded, InvalidRequest, NotReady, WireError, let_go
 from predictor.inference.batcher import STOPPED
 from predictor.inference.decode_worker import Decoder
 from predictor.inference.decoding import DecodeLimits, decode, prepare
@@ -19,6 +20,8 @@ from predictor.inference.delivery import EXPIRED
 from predictor.inference.engine import EngineInput
 from predictor.inference.fair_queue import FairQueue
 from predictor.inference.pictures import EncodedImage, Picture, Pixels
+
+log = logging.getLogger("predictor.decoding")
 
 
 class Prepared(NamedTuple):
@@ -143,10 +146,13 @@ class DecodePool:
 
     def _serve(self, number: int, worker: Worker) -> None:
         while (job := self._next(number)) is not None:
-            if not job.future.done():
-                job.then(self._prepared(worker, job))
-            del job  # else a waiting worker keeps the last picture alive
-            worker.rest()
+            try:
+                if not job.future.done():
+                    job.then(self._prepared(worker, job))
+                del job  # else a waiting worker keeps the last picture alive
+                worker.rest()
+            except Exception:  # a thread that ended would be missing for ever
+                log.exception("a decode worker failed")
         worker.end()
 
     def _next(self, number: int) -> Job | None:
@@ -165,6 +171,8 @@ class DecodePool:
             crop = job.context.run(worker.prepare, job.picture, job.deadline)
             return Prepared(crop, time.monotonic() - began)
         except BaseException as error:
+            if isinstance(error, WireError):
+                let_go(error)  # of this frame, which has the picture, before a future keeps it
             return NotReady(STOPPED) if self._closed else error
 
 

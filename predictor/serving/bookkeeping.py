@@ -50,7 +50,7 @@ def end(
     """
     now = time.monotonic()
     one_of_many = isinstance(error, TURNED_AWAY) and not call.public
-    if not one_of_many or policy.refusal_log.has_room(code):
+    if not one_of_many or policy.refusal_log.has_room(code, call.key_id):
         _log(call, code, now, fields)
     if not call.public:
         policy.metrics.asked(call.key_id, code, error)

@@ -36,6 +36,8 @@ class OneWrite:
 
     def _complete(self) -> None:
         self._flush()  # an answer to HEAD has no body
+        # Of a refused request, unread: an idle connection would keep it.
+        self._cycle.body = bytearray()
         self._then()
 
     def _flush(self, data: bytes = b"") -> None:

@@ -40,6 +40,7 @@ class Policy:
         audit: None when nothing is audited.
         metrics: None for some of its own, which nobody reads.
         tracer: None when nothing is traced.
+        refusal_log: None for one of its own.
     """
 
     def __init__(
@@ -49,6 +50,8 @@ class Policy:
         audit: AuditLog | None = None,
         metrics: Metrics | None = None,
         tracer: Tracer | None = None,
+        *,
+        refusal_log: RefusalLog | None = None,
     ) -> None:
         self._keys = keys
         self._limits = limits
@@ -57,7 +60,7 @@ class Policy:
         self.tracer = tracer
         self._places = Places(limits.max_in_flight)
         self.bytes = ByteBudget(limits.max_bytes_in_flight)
-        self.refusal_log = RefusalLog()
+        self.refusal_log = refusal_log or RefusalLog()
         self.admission: Admission | None = None
         """What a picture has to expect; None while the model loads."""
 

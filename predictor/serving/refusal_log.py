@@ -9,12 +9,13 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
+from contextvars import Context
 from typing import Final
 
 log = logging.getLogger("predictor.refusals")
 
 LINES_PER_S: Final = 10
-"""Of each code."""
+"""Of each code and key: a flood by one must not hide what happened to another."""
 
 
 class RefusalLog:
@@ -22,21 +23,22 @@ class RefusalLog:
 
     def __init__(self) -> None:
         self._second = 0.0
-        self._lines: Counter[str] = Counter()
+        self._lines: Counter[tuple[str, str | None]] = Counter()
         self._left_out: Counter[str] = Counter()
 
-    def has_room(self, code: str) -> bool:
+    def has_room(self, code: str, key_id: str | None) -> bool:
         """Whether one more refusal may have its own line; else it is counted."""
         loop = asyncio.get_running_loop()
         now = loop.time()
         if now - self._second >= 1.0:
             self._second = now
             self._lines.clear()
-        if self._lines[code] < LINES_PER_S:
-            self._lines[code] += 1
+        if self._lines[code, key_id] < LINES_PER_S:
+            self._lines[code, key_id] += 1
             return True
         if not self._left_out:
-            loop.call_later(1.0, self.flush)
+            # Of no request: else its line would carry this one's ids.
+            loop.call_later(1.0, self.flush, context=Context())
         self._left_out[code] += 1
         return False
 

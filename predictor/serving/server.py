@@ -30,6 +30,7 @@ from predictor.serving.listening import HttpServer, listen
 from predictor.serving.measured import measure_classifier, measure_process
 from predictor.serving.model import RealFakeModel
 from predictor.serving.policy import Policy
+from predictor.serving.refusal_log import RefusalLog
 from predictor.serving.rest import build_routes
 from predictor.serving.routes import Routes
 from predictor.serving.scraping import scrapeable
@@ -66,6 +67,7 @@ class RealFakeServer(kserve.ModelServer):  # type: ignore[misc]  # kserve ships 
         self._rate_limits = RateLimits.from_settings(settings.rate_limit, settings.model.name)
         self._audit = open_audit(settings.audit, LogLines())
         self._metrics = Metrics()
+        self._refusal_log = RefusalLog()
         self._tracer = open_tracer(settings.telemetry, settings.model.name)
         self._model = RealFakeModel(
             settings.model.name, self.lifecycle, self._rate_limits, self._audit, self._metrics
@@ -88,6 +90,7 @@ class RealFakeServer(kserve.ModelServer):  # type: ignore[misc]  # kserve ships 
             with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
                 runner.run(self._serve())
         finally:
+            self._refusal_log.flush()
             if self._audit is not None:
                 self._audit.close()
             if self._tracer is not None:
@@ -96,7 +99,10 @@ class RealFakeServer(kserve.ModelServer):  # type: ignore[misc]  # kserve ships 
     async def _serve(self) -> None:
         settings = self.settings
         keys, certificates = _follow_keys(settings), _follow_certificates(settings)
-        policy = Policy(keys, settings.limits, self._audit, self._metrics, self._tracer)
+        policy = Policy(
+            *(keys, settings.limits, self._audit, self._metrics, self._tracer),
+            refusal_log=self._refusal_log,
+        )
         self._policy = policy
         measure_process(
             self._metrics,
@@ -148,7 +154,6 @@ class RealFakeServer(kserve.ModelServer):  # type: ignore[misc]  # kserve ships 
             for server in http.values():
                 server.should_exit = True
             await self._shut_down(http_tasks, grpc_server, classifier)
-            policy.refusal_log.flush()
             if guard is not None:
                 guard.cancel()
 
@@ -288,6 +293,7 @@ class RealFakeServer(kserve.ModelServer):  # type: ignore[misc]  # kserve ships 
 
     def _exit(self, code: int) -> None:
         """`os._exit`: a thread inside a forward would hold up `sys.exit`."""
+        self._refusal_log.flush()
         if self._audit is not None:
             self._audit.close(timeout_s=1.0)
         sys.stdout.flush()

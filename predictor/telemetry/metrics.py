@@ -26,7 +26,7 @@ LABELS: Final = {
     "code": "`OK`, a code of [protocols.md](protocols.md), `CANCELLED` (the caller hung "
     "up), or `ABORTED` (gRPC ended the call)",
     "stage": "`decode`, `queue`, `forward`, `encode`",
-    "reason": "`late`, `in_flight`, `pictures`, `queue`, `bytes`, `decoder`, `device_memory` "
+    "reason": "`late`, `in_flight`, `pictures`, `bytes`, `decoder`, `device_memory` "
     "(OVERLOADED), `rate_limited`, `not_ready`",
     "verdict": "`fake`, `real`, `uncertain`",
     "key_id": "an id in `auth.keys_dir`; empty where no key was accepted",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import signal
 from concurrent.futures import ThreadPoolExecutor
 
@@ -134,6 +135,37 @@ def test_refused_bodies_are_not_kept_in_memory(small: ServerProcess) -> None:
             refused = client.post(INFER, content=body, headers={"Content-Type": "image/jpeg"})
             assert refused.status_code == 415, refused.text
     assert rss(small) - before < 32 * 1024 * 1024
+
+
+def test_refused_bodies_of_several_pictures_are_not_kept_in_memory(small: ServerProcess) -> None:
+    size = REQUEST_BYTES // 3
+    pictures = (size.to_bytes(4, "little") + bytes(size)) * 2
+    tensor = {
+        **{"name": "image", "datatype": "BYTES", "shape": [2]},
+        "parameters": {"binary_data_size": len(pictures)},
+    }
+    text = json.dumps({"inputs": [tensor]}).encode()
+    headers = {"Inference-Header-Content-Length": str(len(text))}
+    with small.client() as client:
+        before = rss(small)
+        for _ in range(200):
+            refused = client.post(INFER, content=text + pictures, headers=headers)
+            assert refused.status_code == 415, refused.text
+            assert refused.json()["error"].startswith("image[0]: ")
+    assert rss(small) - before < 32 * 1024 * 1024
+
+
+def test_a_refused_body_does_not_stay_with_its_idle_connection(start_server: StartServer) -> None:
+    server = start_server(stub={}).wait_ready()
+    body = bytes(60_000)
+    request = head(server, f"Content-Length: {len(body)}", path="/no/such/route") + body
+    with contextlib.ExitStack() as idle:
+        before = rss(server)
+        for _ in range(400):
+            raw = idle.enter_context(connect(server))
+            raw.sendall(request)
+            assert raw.recv(65536).startswith(b"HTTP/1.1 404 ")
+        assert rss(server) - before < 400 * len(body) / 2
 
 
 def test_a_request_that_outlasts_the_stop_is_answered_and_logged(

@@ -134,9 +134,13 @@ def test_refused_callers_are_told_to_come_back_one_after_the_other() -> None:
             with pytest.raises(Overloaded) as refused:
                 subject.check(1, deadline=time.monotonic() + 1)
             told.append(refused.value.retry_after_s or 0.0)
+        with pytest.raises(Overloaded) as refused:
+            subject.check(1, caller="another", deadline=time.monotonic() + 1)
     assert told[10] - told[0] == pytest.approx(10 * 0.05, rel=0.1)
-    # Those who do not obey cannot send the others away for longer than this.
+    # Those who do not obey cannot send away for longer than this who shares their key,
     assert told[-1] - told[0] == pytest.approx(1.0, rel=0.1)
+    # and nobody else at all.
+    assert refused.value.retry_after_s == pytest.approx(told[0], rel=0.1)
 
 
 def test_places_are_shared_and_newcomers_find_one() -> None:

@@ -204,6 +204,16 @@ async def test_the_first_bad_picture_of_several_is_named(
     assert caplog.records == []
 
 
+async def test_a_bad_picture_is_told_without_waiting_for_the_others(
+    manifest: Manifest, slow: SlowPicture
+) -> None:
+    async with running(manifest) as classifier:
+        with pytest.raises(UnsupportedMedia, match=r"^image\[0\]: "):
+            await classifier.classify([EncodedImage(b"<svg/>" * 10), slow.picture])
+        assert classifier.admission.inside == 0
+        slow.ready.set()
+
+
 async def test_a_later_failure_of_the_same_request_is_nobodys_news(
     manifest: Manifest, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -57,7 +57,7 @@ def test_what_a_caller_gets_is_told_apart(code: str, error: WireError | None, ou
     ("error", "reason"),
     [
         (Overloaded("", reason="late"), "late"),
-        (Overloaded("", reason="queue").at("image[3]"), "queue"),
+        (Overloaded("", reason="pictures").at("image[3]"), "pictures"),
         (NotReady(""), "not_ready"),
         (InvalidImage(""), None),
         (DeadlineExceeded(""), None),
