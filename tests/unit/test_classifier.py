@@ -9,6 +9,7 @@ import io
 import math
 import threading
 import time
+import weakref
 from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -33,6 +34,7 @@ from predictor.errors import (
     Overloaded,
     SettingsError,
     UnsupportedMedia,
+    let_go,
 )
 from predictor.inference.batcher import Batcher
 from predictor.inference.classifier import (
@@ -49,6 +51,7 @@ from predictor.inference.pictures import EncodedImage, Picture, Pixels, Tensor
 from predictor.inference.torch_engine import TorchEngine
 from predictor.settings import Settings
 from tests.pictures import noise, saved
+from tests.server.process import eventually
 
 DEBUG_BUNDLE = Path(__file__).parents[2] / "checkpoints" / "debug"
 PATIENCE_S = 20.0
@@ -119,11 +122,13 @@ def slow() -> Iterator[SlowPicture]:
 
 
 @contextlib.asynccontextmanager
-async def running(manifest: Manifest, *, max_pictures: int = 8) -> AsyncIterator[Classifier]:
+async def running(
+    manifest: Manifest, *, max_pictures: int = 8, workers: int = 1
+) -> AsyncIterator[Classifier]:
     """One decode worker, so that one slow picture holds up the others."""
     batcher = Batcher(Reds(), max_batch_size=8, max_wait_s=3600)
     batcher.start()
-    pool = DecodePool([ThreadWorker(manifest.preprocessing, DecodeLimits())])
+    pool = DecodePool([ThreadWorker(manifest.preprocessing, DecodeLimits())] * workers)
     classifier = Classifier(manifest, batcher, pool, max_pictures=max_pictures)
     try:
         async with asyncio.timeout(PATIENCE_S):
@@ -230,6 +235,31 @@ async def test_a_later_failure_of_the_same_request_is_nobodys_news(
     del request, first, second
     gc.collect()
     assert caplog.records == []
+
+
+async def test_a_later_failure_leaves_no_picture_behind(manifest: Manifest) -> None:
+    """Its traceback leads to it, and is in a future that is in the traceback's frames."""
+    first, second = SlowPicture(InvalidImage("damaged")), SlowPicture(InvalidImage("as well"))
+    second.ready.set()
+    kept = weakref.ref(second)
+    gc.disable()
+    try:
+        async with running(manifest, workers=2) as classifier:
+            request = asyncio.create_task(classifier.classify([first.picture, second.picture]))
+            await second.until_opened()
+            pool = classifier._pool
+            await asyncio.to_thread(
+                eventually, lambda: pool.backlog == 1 or None, PATIENCE_S, "the second to fail"
+            )
+            first.ready.set()
+            await asyncio.wait([request])
+            error = request.exception()
+            assert isinstance(error, InvalidImage)
+            let_go(error)  # as whoever answers it does
+        del request, error, second
+        assert kept() is None
+    finally:
+        gc.enable()
 
 
 async def test_a_tensor_of_another_size_is_refused_with_the_right_one(manifest: Manifest) -> None:
