@@ -13,7 +13,7 @@ import os
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import uvloop
@@ -37,10 +37,13 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=8.0, help="for each load")
     parser.add_argument("--callers", type=int, default=16, help="of the closed loop")
     parser.add_argument("--loads", default="1,2,5,10", help="times the capacity")
+    parser.add_argument(
+        "--apart", action="store_true", help="server and client on cores of their own"
+    )
     options, settings = parser.parse_known_args()
     with (
         tempfile.TemporaryDirectory() as directory,
-        serving(bundle_of(options.network, Path(directory)), settings) as server,
+        _served(bundle_of(options.network, Path(directory)), settings, options.apart) as server,
     ):
         headers = {"X-API-Key": server.api_key, "Content-Type": "image/jpeg"}
         deadline = {"X-Request-Timeout-Ms": str(options.deadline_ms)}
@@ -52,6 +55,19 @@ def main() -> int:
     return 0
 
 
+@contextlib.contextmanager
+def _served(bundle: Path, settings: Sequence[str], apart: bool) -> Iterator[Served]:
+    """Args: apart: the server on the first half of the cores, this process on the others."""
+    cores = sorted(os.sched_getaffinity(0))
+    half = len(cores) // 2
+    if apart:
+        os.sched_setaffinity(0, cores[:half])  # inherited
+    with serving(bundle, settings) as server:
+        if apart:
+            os.sched_setaffinity(0, cores[half:])
+        yield server
+
+
 async def _measure(
     options: argparse.Namespace, server: Served, request: bytes, unhurried: bytes
 ) -> None:
@@ -60,7 +76,8 @@ async def _measure(
     closed = await _window(ClosedLoop(caller, options.callers), options.seconds, warm_up_s=2.0)
     await caller.close()
     capacity = closed.throughput
-    print(f"{os.cpu_count()} cores, shared by server and client; {options.network}")
+    cores = f"{len(os.sched_getaffinity(0))} cores each" if options.apart else f"{os.cpu_count()} cores, shared"
+    print(f"server and client: {cores}; {options.network}")
     p50, p99 = (shown_ms(closed.seconds(), share) for share in (0.5, 0.99))
     print(f"capacity: {capacity:.0f}/s; {options.callers} callers wait {p50} ms, p99 {p99} ms")
     print(f"deadline: {options.deadline_ms} ms; times in ms\n")

@@ -1,0 +1,38 @@
+"""Who goes first when there are fewer cores than threads that want one."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from tests.processes import descendants
+from tests.server.conftest import StartServer
+
+
+def priorities(pid: int) -> dict[int, int]:
+    """Nice of each thread of a process, by thread."""
+    threads = map(int, os.listdir(f"/proc/{pid}/task"))
+    return {thread: nice(pid, thread) for thread in threads}
+
+
+def nice(pid: int, thread: int) -> int:
+    stat = Path(f"/proc/{pid}/task/{thread}/stat").read_text()
+    return int(stat.rpartition(")")[2].split()[16])
+
+
+@pytest.mark.parametrize("mode", ["thread", "process"])
+def test_what_computes_gives_way_to_the_event_loop(mode: str, start_server: StartServer) -> None:
+    settings = {"REALFAKE_DECODING__MODE": mode, "REALFAKE_DECODING__WORKERS": "2"}
+    server = start_server(settings).wait_ready()
+    usual = os.getpriority(os.PRIO_PROCESS, 0)
+    lower = min(19, usual + 10)
+    threads = priorities(server.process.pid)
+    assert threads.pop(server.process.pid) == usual, "the event loop's own thread"
+    lanes = len(os.sched_getaffinity(server.process.pid))
+    assert list(threads.values()).count(lower) == lanes + 2, "each lane and each decode thread"
+    assert set(threads.values()) == {usual, lower}
+    if mode == "process":
+        decoders = [pid for pid in descendants(server.process.pid) if nice(pid, pid) == lower]
+        assert len(decoders) == 2
