@@ -76,8 +76,9 @@ async def _measure(
     closed = await _window(ClosedLoop(caller, options.callers), options.seconds, warm_up_s=2.0)
     await caller.close()
     capacity = closed.throughput
-    cores = f"{len(os.sched_getaffinity(0))} cores each" if options.apart else f"{os.cpu_count()} cores, shared"
-    print(f"server and client: {cores}; {options.network}")
+    cores = len(os.sched_getaffinity(0))
+    whose = "of the server's own" if options.apart else "shared by server and client"
+    print(f"{cores} cores, {whose}; {options.network}")
     p50, p99 = (shown_ms(closed.seconds(), share) for share in (0.5, 0.99))
     print(f"capacity: {capacity:.0f}/s; {options.callers} callers wait {p50} ms, p99 {p99} ms")
     print(f"deadline: {options.deadline_ms} ms; times in ms\n")

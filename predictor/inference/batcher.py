@@ -40,7 +40,7 @@ from predictor.inference.delivery import (
 from predictor.inference.engine import Engine, EngineInput, EngineLost, EngineOutOfMemory
 from predictor.inference.fair_queue import FairQueue
 from predictor.inference.observer import Observer
-from predictor.inference.priority import give_way
+from predictor.inference.priority import LANE, give_way
 from predictor.inference.timeline import Timeline
 
 log = logging.getLogger("predictor.batcher")
@@ -237,7 +237,7 @@ class Batcher:
     def _run(self, number: int) -> None:
         lane = self._lanes[number]
         if self.engine.gpu is None:  # a GPU's thread only hands over
-            give_way()
+            give_way(LANE)
         try:
             while self._next_batch(lane):
                 self._classify(lane)

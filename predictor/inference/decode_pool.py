@@ -20,7 +20,7 @@ from predictor.inference.delivery import EXPIRED
 from predictor.inference.engine import EngineInput
 from predictor.inference.fair_queue import FairQueue
 from predictor.inference.pictures import EncodedImage, Picture, Pixels
-from predictor.inference.priority import give_way
+from predictor.inference.priority import LANE, give_way
 
 log = logging.getLogger("predictor.decoding")
 
@@ -146,7 +146,7 @@ class DecodePool:
     # A worker's thread
 
     def _serve(self, number: int, worker: Worker) -> None:
-        give_way()
+        give_way(LANE)
         while (job := self._next(number)) is not None:
             try:
                 if not job.future.done():

@@ -32,7 +32,7 @@ from numpy.typing import NDArray
 from predictor.bundle.manifest import Preprocessing
 from predictor.errors import ImageTooLarge, InvalidImage, PayloadTooLarge, UnsupportedMedia
 from predictor.inference.decoding import DecodeLimits
-from predictor.inference.priority import give_way
+from predictor.inference.priority import DECODER, give_way
 
 Decoder: TypeAlias = Callable[[bytes | memoryview, Preprocessing, DecodeLimits], NDArray[np.uint8]]
 
@@ -117,7 +117,7 @@ def _end(control: socket.socket, pid: int) -> None:
 
 def _decode_for(work: socket.socket, terms: Terms) -> NoReturn:
     """A decoder: serve until the server hangs up."""
-    give_way()
+    give_way(DECODER)
     try:
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a core holds pictures
         resource.setrlimit(resource.RLIMIT_DATA, (terms.max_memory_bytes,) * 2)

@@ -31,21 +31,23 @@ class Places:
     def holders(self) -> list[tuple[str, int]]:
         return list(self._held.items())
 
-    def take(self, caller: str | None, count: int = 1) -> bool:
-        """Take `count` places, or none.
+    def fit(self, caller: str | None, count: int = 1) -> bool:
+        """Whether `count` more may be taken.
 
         Args:
             caller: None where callers are not told apart; then there is nobody to be fair to.
         """
-        free = self.total - self.taken
-        if count > free:
+        left = self.total - self.taken - count
+        # Whoever holds nothing yet gets in wherever there is room.
+        held = 0 if caller is None else self._held[caller]
+        return left >= 0 and (not held or held + count <= _PER_FREE_PLACE * left)
+
+    def take(self, caller: str | None, count: int = 1) -> bool:
+        """Take `count` places where they `fit`, else none."""
+        if not self.fit(caller, count):
             return False
         if caller is not None:
-            # Whoever holds nothing yet gets in wherever there is room.
-            held = self._held[caller]
-            if held and held + count > _PER_FREE_PLACE * (free - count):
-                return False
-            self._held[caller] = held + count
+            self._held[caller] += count
         self.taken += count
         return True
 

@@ -18,7 +18,7 @@ access_log = logging.getLogger("predictor.access")
 
 
 def begin(policy: Policy, call: Call, headers: Mapping[str, str]) -> None:
-    """Bind a request to its task: what is logged from here on carries its ids.
+    """Bind a request to the context this runs in: what is logged there carries its ids.
 
     Args:
         headers: by lower-case name; of those, the trace's count.
@@ -28,7 +28,6 @@ def begin(policy: Policy, call: Call, headers: Mapping[str, str]) -> None:
     caller = trace_context.parse(headers.get("traceparent"))
     if policy.tracer is None or call.public:
         trace_id_var.set(None if caller is None else caller.trace_id)
-        span_id_var.set(None)  # a pipelined request begins in the context of the one before
         return
     trace = call.trace = policy.tracer.begin(caller, call.timeline)
     trace_id_var.set(trace.trace_id)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Final
 
 import uvicorn
 
 from predictor.errors import StartupError
-from predictor.serving.connections import Connections
+from predictor.serving.bounded_http import BoundedHttp
 from predictor.settings import ServerSettings
 
 BACKLOG: Final = 2048
@@ -22,11 +22,15 @@ class HttpServer(uvicorn.Server):
     """uvicorn without its signal handlers: it would close the port at the first SIGTERM."""
 
     def __init__(
-        self, app: Any, connections: Connections, settings: ServerSettings, **options: Any
+        self,
+        app: Any,
+        protocol: Callable[..., BoundedHttp],
+        settings: ServerSettings,
+        **options: Any,
     ) -> None:
         config = uvicorn.Config(
             app,
-            http=connections.protocol,  # type: ignore[arg-type]  # it is called, no more
+            http=protocol,  # type: ignore[arg-type]  # it is called, no more
             ws="none",
             lifespan="off",
             log_config=None,

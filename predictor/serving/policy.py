@@ -118,20 +118,27 @@ class Policy:
             limit = min(limit, int(timeout_ms) / 1000)
         return time.monotonic() + limit
 
-    @contextmanager
-    def admit(self, caller: str | None, deadline: float) -> Iterator[None]:
-        """Hold one of the `limits.max_in_flight` places for inference requests.
-
-        Refuses, before the body is read, what could not be answered by `deadline` even if it held
-        one small picture.
+    def check(self, caller: str | None, deadline: float) -> None:
+        """Refuse, before the body is read, an inference request that could not be answered by
+        `deadline` even if it held one small picture, or for which there is no place.
 
         Raises:
             Overloaded: the answer would be late, or the caller's share of the places is taken.
         """
         if self.admission is not None:
             self.admission.check(caller=caller, deadline=deadline)
-        if not self._places.take(caller):
+        if not self._places.fit(caller):
             raise Overloaded("too many requests are in flight; retry later", reason="in_flight")
+
+    @contextmanager
+    def admit(self, caller: str | None, deadline: float) -> Iterator[None]:
+        """Hold one of the `limits.max_in_flight` places for inference requests.
+
+        Raises:
+            Overloaded: as `check`.
+        """
+        self.check(caller, deadline)
+        self._places.take(caller)
         try:
             yield
         finally:

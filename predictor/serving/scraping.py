@@ -12,6 +12,7 @@ import threading
 import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any, Final
 
 import orjson
@@ -19,6 +20,7 @@ from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4, CollectorRegistry, gener
 from prometheus_client.openmetrics import exposition as openmetrics
 
 from predictor.errors import MethodNotAllowed, NotFound, WireError
+from predictor.serving.bounded_http import BoundedHttp
 from predictor.serving.connections import Connections
 from predictor.serving.http import JSON, Receive, Send
 from predictor.serving.listening import HttpServer, listen
@@ -67,8 +69,9 @@ class MetricsListener:
         self, listener: socket.socket, registry: CollectorRegistry, settings: Settings
     ) -> None:
         limits = settings.limits.model_copy(update={"max_connections": MAX_CONNECTIONS})
+        protocol = partial(BoundedHttp, Connections(limits))
         self._listener = listener
-        self._server = HttpServer(_Scrape(registry), Connections(limits), settings.server)
+        self._server = HttpServer(_Scrape(registry), protocol, settings.server)
         self._thread = threading.Thread(target=self._run, name="metrics", daemon=True)
 
     def start(self) -> None:

@@ -9,6 +9,7 @@ import signal
 import sys
 import threading
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import kserve
@@ -24,6 +25,8 @@ from predictor.serving.data_plane import RealFakeDataPlane
 from predictor.serving.descriptors import allow_descriptors
 from predictor.serving.edge import Edge
 from predictor.serving.grpc import GrpcServer
+from predictor.serving.intake import Intake
+from predictor.serving.intake_http import IntakeHttp
 from predictor.serving.interpreter import set_up_interpreter
 from predictor.serving.lifecycle import Lifecycle, State
 from predictor.serving.listening import HttpServer, listen
@@ -161,9 +164,10 @@ class RealFakeServer(kserve.ModelServer):  # type: ignore[misc]  # kserve ships 
         self, routes: Routes, policy: Policy, certificates: CertificateStore | None
     ) -> HttpServer:
         settings = self.settings
+        intake = Intake(routes, policy, self.lifecycle)
         return HttpServer(
-            Edge(routes, policy, self.lifecycle, settings.limits),
-            self._connections,
+            Edge(policy, self.lifecycle, settings.limits),
+            partial(IntakeHttp, self._connections, intake),
             settings.server,
             ssl_context_factory=None
             if certificates is None

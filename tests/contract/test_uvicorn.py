@@ -27,6 +27,7 @@ from uvicorn.server import ServerState
         ("on_message_complete", []),
         ("on_response_complete", []),
         ("send_400_response", ["msg"]),
+        ("_start_asgi_task", ["cycle", "app"]),
     ],
 )
 def test_what_is_overridden_is_there(name: str, parameters: list[str]) -> None:
@@ -50,7 +51,8 @@ async def test_what_is_read_of_a_connection_is_there() -> None:
     assert len(made.pipeline) == 0
     made.on_message_begin()
     assert made.scope["state"] == {}, "a state of its own for each request"
-    assert {"loop", "transport", "flow", "logger"} <= set(vars(made))
+    assert {"loop", "transport", "flow", "logger", "tasks", "server_state"} <= set(vars(made))
+    assert (made.headers, made.url) == ([], b"")
 
 
 def test_what_is_read_of_an_exchange_is_there() -> None:

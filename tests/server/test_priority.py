@@ -27,12 +27,12 @@ def test_what_computes_gives_way_to_the_event_loop(mode: str, start_server: Star
     settings = {"REALFAKE_DECODING__MODE": mode, "REALFAKE_DECODING__WORKERS": "2"}
     server = start_server(settings).wait_ready()
     usual = os.getpriority(os.PRIO_PROCESS, 0)
-    lower = min(19, usual + 10)
+    lower, lowest = min(19, usual + 10), 19
     threads = priorities(server.process.pid)
     assert threads.pop(server.process.pid) == usual, "the event loop's own thread"
     lanes = len(os.sched_getaffinity(server.process.pid))
     assert list(threads.values()).count(lower) == lanes + 2, "each lane and each decode thread"
     assert set(threads.values()) == {usual, lower}
     if mode == "process":
-        decoders = [pid for pid in descendants(server.process.pid) if nice(pid, pid) == lower]
+        decoders = [pid for pid in descendants(server.process.pid) if nice(pid, pid) == lowest]
         assert len(decoders) == 2

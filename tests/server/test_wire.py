@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import signal
 from concurrent.futures import ThreadPoolExecutor
 
@@ -61,6 +62,30 @@ def test_a_broken_request_is_not_answered_in_place_of_the_one_before(
     with connect(small) as raw:
         raw.sendall(whole + broken)
         assert b" 400 " not in until_closed(raw)[:20]
+
+
+def test_a_refusal_waits_for_the_answer_in_front_of_it(small: ServerProcess, photo: bytes) -> None:
+    """It is decided as soon as its head is read, while the other's picture is being looked at."""
+    whole = head(small, "Content-Type: image/jpeg", f"Content-Length: {len(photo)}") + photo
+    refused = whole.replace(small.api_key.encode(), b"wrong" * 8)
+    received = b""
+    with connect(small) as raw:
+        raw.sendall(whole + refused + GET + refused)
+        while received.count(b"HTTP/1.1 ") < 4 or not received.endswith(b"}"):
+            part = raw.recv(65536)
+            assert part, received
+            received += part
+    assert re.findall(rb"HTTP/1.1 (\d+)", received) == [b"200", b"401", b"200", b"401"]
+
+
+def test_a_refused_head_has_an_answer_without_a_body(small: ServerProcess) -> None:
+    with connect(small) as raw:
+        raw.sendall(head(small, method="HEAD", path="/v2").replace(b"X-API-Key: ", b"X-API-Key: x"))
+        answer = raw.recv(65536)
+        assert answer.startswith(b"HTTP/1.1 401 ")
+        assert answer.endswith(b"\r\n\r\n")
+        raw.sendall(GET)
+        assert raw.recv(65536).startswith(b"HTTP/1.1 200 ")
 
 
 # What could be taken for another request

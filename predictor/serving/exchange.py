@@ -1,0 +1,80 @@
+"""One HTTP request as far as it is known, and what its answer looks like."""
+
+from __future__ import annotations
+
+import math
+from contextvars import Context
+from dataclasses import dataclass
+from typing import Final
+
+import orjson
+
+from predictor.errors import MethodNotAllowed, Unauthenticated, WireError
+from predictor.serving.call import Call
+from predictor.serving.http import JSON, HttpResponse, content_length
+from predictor.serving.routes import Match
+
+KEPT_BODY_BYTES: Final = 256 * 1024
+"""A body that small is on its way when its request is refused: to read it costs less than a new
+connection. A caller of a larger one is told to stop."""
+
+
+@dataclass(slots=True)
+class Exchange:
+    """From the moment its head is read.
+
+    Attributes:
+        headers: lower-case names; the first value where a name repeats.
+        context: the request's own; what runs in it logs its ids.
+        head_s: seconds that its head took to arrive.
+        deadline: `time.monotonic()` by which to answer; none yet where the head is refused.
+        refusal: what the head alone is answered with.
+    """
+
+    method: str
+    headers: dict[str, str]
+    match: Match
+    call: Call
+    context: Context
+    head_s: float
+    deadline: float = 0.0
+    refusal: WireError | None = None
+    body_read: bool = False
+
+    @property
+    def has_body(self) -> bool:
+        return self.headers.get("content-length", "0") != "0" or "transfer-encoding" in self.headers
+
+    @property
+    def body_is_coming(self) -> bool:
+        """Whether what is unread of the body is worth reading, so that its connection can go on."""
+        length = content_length(self.headers)
+        return (
+            length is not None
+            and length <= KEPT_BODY_BYTES
+            and "expect" not in self.headers  # it waits for our word, and may never send it now
+        )
+
+    def error(self, error: WireError) -> HttpResponse:
+        body = {"error": error.message, "code": error.code, "request_id": self.call.request_id}
+        if self.match.legacy:
+            body["detail"] = error.message  # what clients of the old service read
+        headers = {}
+        if error.retry_after_s is not None:
+            headers["retry-after"] = str(math.ceil(error.retry_after_s))
+        if isinstance(error, Unauthenticated):
+            headers["www-authenticate"] = "Bearer"
+        if isinstance(error, MethodNotAllowed):
+            headers["allow"] = ", ".join(self.match.allowed)
+        return HttpResponse(orjson.dumps(body), error.http_status, JSON, headers)
+
+    def head_of(self, response: HttpResponse) -> list[tuple[bytes, bytes]]:
+        """Header fields of the answer."""
+        fields = {
+            "content-type": response.content_type,
+            "content-length": str(len(response.body)),
+            "x-request-id": self.call.request_id,
+            **self.call.headers,
+            **response.headers,
+        }
+        return [(name.encode("latin-1"), value.encode("latin-1")) for name, value in fields.items()]
