@@ -2,8 +2,9 @@
 
 Each lane of the engine (a GPU has one, a CPU one per core) is a thread that takes whatever is
 waiting when it gets free, callers in turn, so batches grow with load and an idle server answers at
-once. It waits for more only while a picture that is expected is still being decoded, and never
-longer than `max_wait_s`. Pictures come straight from the threads that decode them.
+once. It waits for more only while a picture that is expected is still being decoded, and only as
+long as the forward is worth that it would then save. Pictures come straight from the threads that
+decode them.
 
 What an item's owner does never touches its neighbours: a cancelled or expired item leaves the
 queue before it runs, and a batch that fails is halved until the item at fault fails alone, while
@@ -72,7 +73,7 @@ class Batcher:
 
     Args:
         max_batch_size: most pictures in one forward.
-        max_wait_s: longest a batch waits for announced pictures.
+        max_wait_s: longest a batch waits for announced pictures, whatever it would save.
         weights: turns by caller; see `FairQueue`.
     """
 
@@ -258,7 +259,7 @@ class Batcher:
             first = self._queue.peek()
             limit = self._room(first.kind).size
             while self._expected > 0 and 0 < len(self._queue) < limit and not self._stopping:
-                remaining = (first.arrived or 0.0) + self._max_wait_s - time.monotonic()
+                remaining = self._leaves_at(first) - time.monotonic()
                 if remaining <= 0:
                     break
                 self._condition.wait(remaining)
@@ -267,6 +268,21 @@ class Batcher:
             if self._queue:  # which woke this lane, and may have left another asleep
                 self._condition.notify()
             return True
+
+    def _leaves_at(self, first: Item) -> float:
+        """`time.monotonic()` at which a batch goes although another picture is on its way.
+
+        When that one comes is not known, what it saves is: the forward of its own, less what the
+        fuller batch takes longer. Whoever waits just so long loses at most as much again as by the
+        best choice in hindsight, and no rule without a forecast does better (ski rental; Karlin,
+        Manasse, Rudolph, Sleator: Competitive snoopy caching, 1988). Where a forward costs the same
+        for each picture, as in a lane on one core, nothing is saved and nobody waits.
+        """
+        waiting = len(self._queue)
+        fuller = self.cost.seconds(waiting + 1)
+        saved = self.cost.seconds(waiting) + self.cost.seconds(1) - fuller
+        leaves = (first.arrived or 0.0) + min(max(saved, 0.0), self._max_wait_s)
+        return leaves if first.deadline is None else min(leaves, first.deadline - fuller)
 
     def _take(self, limit: int) -> list[Item]:
         """A lane's share of what waits, callers in turn, all of one kind."""

@@ -267,8 +267,9 @@ class BatchingSettings(Group):
         2.0,
         ge=0,
         le=1000,
-        description="Milliseconds a batch may wait for pictures known to be on their way. 0 never "
-        "waits. A lone request never waits.",
+        description="Milliseconds a batch may wait, at most, for pictures known to be on their way: "
+        "it waits only as long as a fuller batch saves on the device, by what forwards took lately. "
+        "0 never waits. A lone request never waits.",
     )
     weights: Pairs[Annotated[int, Field(ge=1, le=1000)]] = Field(
         {},

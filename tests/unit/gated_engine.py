@@ -101,9 +101,16 @@ class Engine:
 
 @contextlib.asynccontextmanager
 async def running(
-    engine: Engine, *, max_batch_size: int = 32, max_wait_s: float = AN_HOUR
+    engine: Engine,
+    *,
+    max_batch_size: int = 32,
+    max_wait_s: float = AN_HOUR,
+    costs: Sequence[float] = (AN_HOUR, AN_HOUR),
 ) -> AsyncIterator[Batcher]:
+    """Args: costs: seconds of a forward of 1, 2, ... pictures; by default any wait is worth it."""
     batcher = Batcher(engine, max_batch_size=max_batch_size, max_wait_s=max_wait_s)
+    for size, seconds in enumerate(costs, start=1):
+        batcher.cost.observe(size, seconds)
     batcher.start()
     try:
         async with asyncio.timeout(PATIENCE_S):

@@ -71,6 +71,25 @@ async def test_announced_pictures_that_never_come_are_waited_for_max_wait_only(
             assert await numbers_of(await send(batcher, 1)) == [1]
 
 
+@pytest.mark.parametrize("costs", [(), (AN_HOUR,), (AN_HOUR, 2 * AN_HOUR)])
+async def test_where_a_fuller_batch_saves_nothing_nobody_waits(
+    costs: tuple[float, ...], engine: Engine
+) -> None:
+    """As in a lane on one core; or before it is known."""
+    async with running(engine, costs=costs) as batcher:
+        with batcher.expect(1):
+            assert await numbers_of(await send(batcher, 1)) == [1]
+
+
+async def test_a_batch_leaves_in_time_for_its_first_deadline(engine: Engine) -> None:
+    forward_s = 1000.0
+    async with running(engine, costs=(forward_s, forward_s)) as batcher:
+        with batcher.expect(1):
+            deadline = time.monotonic() + forward_s + 0.05
+            assert await submit(batcher, [picture(1)], deadline=deadline)
+    assert engine.batches == [[1]]
+
+
 async def test_a_full_batch_waits_for_nobody(engine: Engine) -> None:
     async with running(engine, max_batch_size=2) as batcher:
         with batcher.expect(5):
