@@ -267,9 +267,9 @@ class BatchingSettings(Group):
         2.0,
         ge=0,
         le=1000,
-        description="Milliseconds a batch may wait, at most, for pictures known to be on their way: "
-        "it waits only as long as a fuller batch saves on the device, by what forwards took lately. "
-        "0 never waits. A lone request never waits.",
+        description="Milliseconds a batch may wait, at most, for pictures that are on their way. "
+        "It waits no longer than a fuller batch saves, by what forwards took lately: on one core "
+        "per lane not at all. 0 never waits. A lone request never waits.",
     )
     weights: Pairs[Annotated[int, Field(ge=1, le=1000)]] = Field(
         {},
