@@ -9,11 +9,9 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import os
 import statistics
 import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Final
 
 import uvloop
@@ -25,6 +23,7 @@ from hack.load.loops import ClosedLoop
 from hack.load.pictures import photo
 from hack.load.samples import GOOD, Caller
 from hack.load.server import Served, serving
+from hack.load.threads import cpu_ns
 
 PATH: Final = "/v2/models/realfake/infer"
 ROUNDS: Final = 5
@@ -73,9 +72,9 @@ async def _measure(server: Served, seconds: float) -> None:
 
 async def _window(pid: int, loop: ClosedLoop, seconds: float) -> tuple[float, float, float]:
     """Milliseconds of CPU for each answer, of the first thread and of the others; median wait."""
-    before = _threads_ns(pid)
+    before = cpu_ns(pid)
     window = await loop.window(seconds)
-    after = _threads_ns(pid)
+    after = cpu_ns(pid)
     count = len(window.samples)
     if not count or window.codes.keys() - set(GOOD):
         raise SystemExit(f"not all answers were good: {dict(window.codes)}")
@@ -86,14 +85,6 @@ async def _window(pid: int, loop: ClosedLoop, seconds: float) -> tuple[float, fl
         sum(spent.values()) / count / 1e6,
         statistics.median(window.seconds()) * 1000,
     )
-
-
-def _threads_ns(pid: int) -> dict[int, int]:
-    """Nanoseconds on a core so far, by thread; the first has the process's own number."""
-    return {
-        int(thread): int(Path(f"/proc/{pid}/task/{thread}/schedstat").read_text().split()[0])
-        for thread in os.listdir(f"/proc/{pid}/task")
-    }
 
 
 if __name__ == "__main__":

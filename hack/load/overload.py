@@ -13,6 +13,7 @@ import os
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from hack.load.http_caller import HttpCaller, post
 from hack.load.loops import ClosedLoop, Loop, OpenLoop
 from hack.load.samples import Window, shown_ms
 from hack.load.server import BUNDLE, Served, serving
+from hack.load.threads import cpu_ns
 
 PATH = "/v2/models/realfake/infer"
 MIB = 1024 * 1024
@@ -86,15 +88,19 @@ async def _measure(
         "| load | sent/s | goodput/s | of capacity | accepted p50 | p99 | refused p50 | p99 |",
         end="",
     )
-    print(" statuses | server MiB |")
-    print("|---|---|---|---|---|---|---|---|---|---|", flush=True)
+    print(" statuses | server MiB | event loop, of a core |")
+    print("|---|---|---|---|---|---|---|---|---|---|---|", flush=True)
     for load in map(float, options.loads.split(",")):
         await asyncio.sleep(PAUSE_S)
         caller = HttpCaller(url, request)
+        began, busy_ns = time.monotonic(), cpu_ns(server.process.pid)[server.process.pid]
         with _peak_memory(server) as peak:
             window = await _window(OpenLoop(caller, load * capacity), options.seconds)
+        busy_ns = cpu_ns(server.process.pid)[server.process.pid] - busy_ns
+        busy = busy_ns / 1e9 / (time.monotonic() - began)
         await caller.close()
-        print(_row(load, capacity, window, options.deadline_ms / 1000, peak[0]), flush=True)
+        row = _row(load, capacity, window, options.deadline_ms / 1000, peak[0])
+        print(f"{row} {busy:.0%} |", flush=True)
 
 
 async def _window(loop: Loop, seconds: float, warm_up_s: float = 0.0) -> Window:
