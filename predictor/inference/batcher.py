@@ -259,7 +259,7 @@ class Batcher:
             first = self._queue.peek()
             limit = self._room(first.kind).size
             while self._expected > 0 and 0 < len(self._queue) < limit and not self._stopping:
-                remaining = self._leaves_at(first) - time.monotonic()
+                remaining = self._leaves_at() - time.monotonic()
                 if remaining <= 0:
                     break
                 self._condition.wait(remaining)
@@ -269,7 +269,7 @@ class Batcher:
                 self._condition.notify()
             return True
 
-    def _leaves_at(self, first: Item) -> float:
+    def _leaves_at(self) -> float:
         """`time.monotonic()` at which a batch goes although another picture is on its way.
 
         When that one comes is not known, what it saves is: the forward of its own, less what the
@@ -281,8 +281,9 @@ class Batcher:
         waiting = len(self._queue)
         fuller = self.cost.seconds(waiting + 1)
         saved = self.cost.seconds(waiting) + self.cost.seconds(1) - fuller
-        leaves = (first.arrived or 0.0) + min(max(saved, 0.0), self._max_wait_s)
-        return leaves if first.deadline is None else min(leaves, first.deadline - fuller)
+        leaves = (self._queue.peek().arrived or 0.0) + min(max(saved, 0.0), self._max_wait_s)
+        deadlines = (item.deadline for item in self._queue)
+        return min([leaves, *(each - fuller for each in deadlines if each is not None)])
 
     def _take(self, limit: int) -> list[Item]:
         """A lane's share of what waits, callers in turn, all of one kind."""

@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import uuid
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 import orjson
 from uvicorn.protocols.http.httptools_impl import (
@@ -52,7 +52,7 @@ class BoundedHttp(HttpToolsProtocol):
         self._began = False  # whether a byte of it is here
         self._head_bytes = 0
         self._head_fields = 0
-        self.unparsed = 0  # bytes since the last that belonged to a head or body
+        self._unparsed = 0  # bytes since the last that belonged to a head or body
         self._unsent_since: float | None = None
         self._deaf = False  # what arrives is not read any more; an answer is still owed
 
@@ -108,9 +108,9 @@ class BoundedHttp(HttpToolsProtocol):
         if self._awaited_since is None and self in self._shared.idle:
             self._awaited_since = self.loop.time()
         self._began = True
-        self.unparsed += len(data)
+        self._unparsed += len(data)
         super().data_received(data)
-        if self.unparsed > self._limits.max_header_bytes and not self.transport.is_closing():
+        if self._unparsed > self._limits.max_header_bytes and not self.transport.is_closing():
             self._refuse(self._too_large())
 
     def on_message_begin(self) -> None:
@@ -152,7 +152,7 @@ class BoundedHttp(HttpToolsProtocol):
         head_s = now - (self._awaited_since or now)
         self._awaited_since = None
         self._began = False
-        self.unparsed = 0
+        self._unparsed = 0
         self._shared.idle.pop(self, None)
         self.begin(head_s)
 
@@ -169,11 +169,11 @@ class BoundedHttp(HttpToolsProtocol):
         self.cycle.transport = OneWrite(self.cycle, self.transport)  # type: ignore[assignment]
 
     def on_body(self, body: bytes) -> None:
-        self.unparsed = 0
+        self._unparsed = 0
         super().on_body(body)
 
     def on_message_complete(self) -> None:
-        self.unparsed = 0
+        self._unparsed = 0
         super().on_message_complete()
 
     def on_response_complete(self) -> None:
@@ -205,7 +205,7 @@ class BoundedHttp(HttpToolsProtocol):
             "(limits.max_header_bytes)"
         )
 
-    def _stop(self, refusal: WireError) -> None:
+    def _stop(self, refusal: WireError) -> NoReturn:
         self._refusal = refusal
         raise _Refused
 

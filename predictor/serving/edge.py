@@ -22,7 +22,7 @@ from predictor.errors import (
 from predictor.inference.observer import CANCELLED
 from predictor.serving import bookkeeping
 from predictor.serving.byte_budget import Hold
-from predictor.serving.exchange import Exchange
+from predictor.serving.exchange import LINGER_S, Exchange
 from predictor.serving.http import (
     ClientDisconnected,
     HttpRequest,
@@ -44,8 +44,6 @@ log = logging.getLogger("predictor.edge")
 DISCONNECTED: Final = 499
 """nginx's status for a caller that hung up; only ever logged."""
 STOPPING: Final = "the server is stopping; retry on another replica"
-LINGER_S: Final = 2.0
-"""How long a refused caller may go on sending its body."""
 
 
 class Edge:
@@ -144,8 +142,8 @@ class Edge:
 async def _run(handler: Awaitable[HttpResponse], receive: Receive, deadline: float) -> HttpResponse:
     """Run a handler until it answers, its caller hangs up, or its time is over.
 
-    In this very task: a request is counted inside before the next one is asked whether it may
-    enter. With tasks between them a burst passes as one, to be refused after it was parsed.
+    In this very task: a request is counted inside before the next one is asked (`Policy.admit`)
+    whether it may enter. With tasks between them a burst passes as one, to be refused when parsed.
     """
     task = asyncio.current_task()
     hung_up = False

@@ -17,6 +17,8 @@ from predictor.serving.routes import Match
 KEPT_BODY_BYTES: Final = 256 * 1024
 """A body that small is on its way when its request is refused: to read it costs less than a new
 connection. A caller of a larger one is told to stop."""
+LINGER_S: Final = 2.0
+"""How long a refused caller may go on sending its body."""
 
 
 @dataclass(slots=True)

@@ -31,7 +31,7 @@ log = logging.getLogger("predictor.edge")
 
 
 class Intake:
-    """Of one listener."""
+    """Judges heads for one listener's routes; lives on the event loop."""
 
     def __init__(self, routes: Routes, policy: Policy, lifecycle: Lifecycle) -> None:
         self._routes = routes
@@ -42,7 +42,8 @@ class Intake:
         self, method: str, path: str, fields: Sequence[tuple[bytes, bytes]], head_s: float
     ) -> Exchange:
         """Begin an exchange, and decide what its head decides. What is not refused here may be
-        later: places are taken only when its own task runs.
+        later: places are taken only when its own task runs. Each has to end once: in `refusal`,
+        or in the task.
 
         Args:
             path: percent-decoded.
@@ -85,8 +86,8 @@ class Intake:
         )
 
     def _decide(self, exchange: Exchange, fields: Sequence[tuple[bytes, bytes]]) -> None:
-        bookkeeping.begin(self._policy, exchange.call, exchange.headers)
         try:
+            bookkeeping.begin(self._policy, exchange.call, exchange.headers)
             self._examine(exchange, fields)
         except WireError as error:
             let_go(error)

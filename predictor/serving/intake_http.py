@@ -6,21 +6,22 @@ small, is read on and forgotten, and the connection is the next request's.
 
 from __future__ import annotations
 
+import logging
 import urllib.parse
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any
 
 import httptools
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCycle
 
-from predictor.serving.bounded_http import BoundedHttp
+from predictor.errors import InternalError
+from predictor.serving.bounded_http import MAX_PIPELINED, BoundedHttp
 from predictor.serving.connections import Connections
-from predictor.serving.exchange import Exchange
+from predictor.serving.exchange import LINGER_S, Exchange
 from predictor.serving.http import HttpResponse
 from predictor.serving.intake import Intake
 
-LINGER_S: Final = 2.0
-"""How long the body of a request that is answered already may go on arriving."""
+log = logging.getLogger("predictor.edge")
 
 
 def _whole(cycle: RequestResponseCycle) -> Callable[[], bool]:
@@ -35,7 +36,9 @@ class IntakeHttp(BoundedHttp):
     def __init__(self, shared: Connections, intake: Intake, **options: Any) -> None:
         super().__init__(shared, **options)
         self._intake = intake
-        self._answered_at: float | None = None  # the request whose body is still arriving
+        self._answered_at: float | None = None  # when a request was whose body is still arriving
+        self._in_a_row = 0  # requests of one packet that were refused without a task
+        self._is_last = False  # the server stops: nothing is wanted behind that body
 
     def check(self, now: float) -> None:
         if self._answered_at is not None and now - self._answered_at > LINGER_S:
@@ -43,14 +46,30 @@ class IntakeHttp(BoundedHttp):
         else:
             super().check(now)
 
+    def shutdown(self) -> None:
+        if self._answered_at is None:
+            super().shutdown()
+        else:  # closed with a body unread, the kernel would take the answer back
+            self._is_last = True
+
+    def data_received(self, data: bytes) -> None:
+        self._in_a_row = 0
+        super().data_received(data)
+
     def begin(self, head_s: float) -> None:
-        method = self.parser.get_method().decode("ascii")
-        exchange = self._intake.open(method, self._path(), self.headers, head_s)
-        if exchange.refusal is not None and self._refuse_at_once(exchange):
+        self._unset_keepalive_if_required()  # of a request refused in this very packet
+        try:
+            refused = self.is_between and self._refuse_at_once(head_s)
+        except httptools.HttpParserError:  # of the URL
+            raise
+        except Exception:  # the parser would take it for the caller's fault
+            log.exception("unhandled error")
+            self._stop(InternalError())
+        if refused:
             self._answered_at = self.loop.time()
             return
         state = self.scope["state"]
-        state["exchange"], state["close"] = exchange, self._close_after_answer
+        state["head_s"], state["close"] = head_s, self._close_after_answer
         super().begin(head_s)
         state["whole"] = _whole(self.cycle)
 
@@ -58,40 +77,57 @@ class IntakeHttp(BoundedHttp):
         if self._answered_at is None:
             super().on_body(body)
         else:
-            self.unparsed = 0
+            self._unparsed = 0
 
     def on_message_complete(self) -> None:
         if self._answered_at is None:
             super().on_message_complete()
-        else:
-            self.unparsed = 0
-            self._answered_at = None
-            self.on_response_complete()
+            return
+        self._unparsed = 0
+        self._answered_at = None
+        if self._is_last:
+            self.transport.close()
+        self.on_response_complete()
 
     @property
     def is_between(self) -> bool:
         return self._answered_at is None and super().is_between
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
-        context = cycle.scope["state"]["exchange"].context
-        task = self.loop.create_task(cycle.run_asgi(app), context=context)
+        scope = cycle.scope
+        state = scope["state"]
+        if "exchange" not in state:  # it waited for its turn, and is judged by what holds now
+            state["exchange"] = self._intake.open(
+                scope["method"], scope["path"], list(scope["headers"]), state["head_s"]
+            )
+        task = self.loop.create_task(cycle.run_asgi(app), context=state["exchange"].context)
         task.add_done_callback(self.tasks.discard)
         self.tasks.add(task)
 
-    def _path(self) -> str:
-        path: str = httptools.parse_url(self.url).path.decode("ascii")
-        return urllib.parse.unquote(path) if "%" in path else path
+    def _refuse_at_once(self, head_s: float) -> bool:
+        """Judge the head that is here; where it is refused, and the connection can go on after
+        that, answer it.
 
-    def _refuse_at_once(self, exchange: Exchange) -> bool:
-        """Send the refusal, where its turn is now and the connection can go on after it."""
-        goes_on = self.parser.get_http_version() == "1.1" and self.parser.should_keep_alive()
-        if not (goes_on and self.is_between) or self.flow.write_paused:
+        A packet may hold thousands of heads. With more than some it is the pipeline's to bound.
+        """
+        method = self.parser.get_method().decode("ascii")
+        exchange = self._intake.open(method, self._path(), self.headers, head_s)
+        self.scope["state"]["exchange"] = exchange
+        if exchange.refusal is None or self._in_a_row == MAX_PIPELINED or self.flow.write_paused:
+            return False
+        is_plain = self.parser.get_http_version() == "1.1" and not self.parser.should_upgrade()
+        if not (is_plain and self.parser.should_keep_alive()):
             return False
         response = self._intake.refusal(exchange)
         if response is None:
             return False
+        self._in_a_row += 1
         self.transport.write(self._as_bytes(exchange, response))
         return True
+
+    def _path(self) -> str:
+        path: str = httptools.parse_url(self.url).path.decode("ascii")
+        return urllib.parse.unquote(path) if "%" in path else path
 
     def _as_bytes(self, exchange: Exchange, response: HttpResponse) -> bytes:
         lines = [STATUS_LINE[response.status]]

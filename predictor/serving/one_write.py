@@ -36,13 +36,14 @@ class OneWrite:
 
     def _complete(self) -> None:
         self._flush()  # an answer to HEAD has no body
-        # Of a refused request, unread: an idle connection would keep it.
+        # An idle connection would keep what is unread of it, and what is known of it.
         self._cycle.body = bytearray()
+        self._cycle.scope["state"].clear()
         self._then()
 
     def _flush(self, data: bytes = b"") -> None:
         held, self._head = self._head or b"", b""
-        if held or data:
+        if (held or data) and not self._transport.is_closing():
             self._transport.write(held + data)
 
     def __getattr__(self, name: str) -> Any:

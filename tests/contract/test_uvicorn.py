@@ -63,6 +63,34 @@ def test_what_is_read_of_an_exchange_is_there() -> None:
     assert httptools_impl.STATUS_LINE[408].startswith(b"HTTP/1.1 408 ")
 
 
+def test_what_is_asked_of_the_parser_is_there() -> None:
+    """On its word a connection goes on after a refusal."""
+
+    class Heard:
+        def on_headers_complete(self) -> None:
+            heard.append(
+                (
+                    parser.get_method(),
+                    parser.get_http_version(),
+                    parser.should_keep_alive(),
+                    parser.should_upgrade(),
+                )
+            )
+
+    heard: list[tuple[bytes, str, bool, bool]] = []
+    parser = httptools.HttpRequestParser(Heard())
+    parser.feed_data(b"GET / HTTP/1.1\r\n\r\n")
+    parser.feed_data(b"PUT / HTTP/1.1\r\nConnection: close\r\n\r\n")
+    parser = httptools.HttpRequestParser(Heard())
+    with pytest.raises(httptools.HttpParserUpgrade):
+        parser.feed_data(b"CONNECT x:1 HTTP/1.1\r\n\r\n")
+    assert heard == [
+        (b"GET", "1.1", True, False),
+        (b"PUT", "1.1", False, False),
+        (b"CONNECT", "1.1", True, True),
+    ]
+
+
 def test_an_exception_in_a_callback_stops_the_parser_as_a_parser_error() -> None:
     class Stops:
         def on_url(self, url: bytes) -> None:

@@ -81,13 +81,15 @@ async def test_where_a_fuller_batch_saves_nothing_nobody_waits(
             assert await numbers_of(await send(batcher, 1)) == [1]
 
 
-async def test_a_batch_leaves_in_time_for_its_first_deadline(engine: Engine) -> None:
+async def test_a_batch_leaves_in_time_for_the_first_deadline_in_it(engine: Engine) -> None:
     forward_s = 1000.0
-    async with running(engine, costs=(forward_s, forward_s)) as batcher:
+    async with running(engine, costs=(forward_s,) * 3) as batcher:
         with batcher.expect(1):
+            unhurried = await send(batcher, 1)
             deadline = time.monotonic() + forward_s + 0.05
-            assert await submit(batcher, [picture(1)], deadline=deadline)
-    assert engine.batches == [[1]]
+            assert await submit(batcher, [picture(2)], deadline=deadline)
+            assert await numbers_of(unhurried) == [1]
+    assert engine.batches == [[1, 2]]
 
 
 async def test_a_full_batch_waits_for_nobody(engine: Engine) -> None:

@@ -1,0 +1,90 @@
+"""Requests that their heads refuse, which are answered before they have a task of their own."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import socket
+import struct
+
+import pytest
+
+from tests.server.conftest import StartServer
+from tests.server.process import ServerProcess
+from tests.server.raw import GET, alive, connect, head, until_closed
+
+BAD_KEY = b"GET /v2 HTTP/1.1\r\nHost: x\r\nX-API-Key: " + b"wrong" * 8 + b"\r\n\r\n"
+
+
+def statuses(received: bytes) -> list[int]:
+    return [int(code) for code in re.findall(rb"HTTP/1.1 (\d+)", received)]
+
+
+def answers(raw: socket.socket, count: int) -> list[int]:
+    """Statuses of so many answers."""
+    received = b""
+    while len(statuses(received)) < count or not received.endswith(b"}"):
+        part = raw.recv(65536)
+        assert part, f"closed after {statuses(received)}"
+        received += part
+    return statuses(received)
+
+
+@pytest.mark.parametrize(
+    "refused",
+    [
+        b"GET /v2 HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n",
+        b"CONNECT /v2 HTTP/1.1\r\nHost: x\r\n\r\n",
+        b"CONNECT http://x/v2 HTTP/1.1\r\nHost: x\r\n\r\n",
+    ],
+    ids=["upgrade", "connect", "connect, absolute"],
+)
+def test_nothing_behind_a_refused_upgrade_is_a_request(
+    refused: bytes, small: ServerProcess
+) -> None:
+    """The parser drops the rest of its packet, and would take the next one for a new request."""
+    with connect(small) as raw:
+        raw.sendall(refused + head(small, f"Content-Length: {len(GET)}"))
+        received = raw.recv(65536)
+        with contextlib.suppress(OSError):
+            raw.sendall(GET)
+        received += until_closed(raw)
+    assert len(statuses(received)) == 1
+
+
+def test_a_packet_full_of_refusals_does_not_hold_up_the_others(small: ServerProcess) -> None:
+    """It holds thousands of heads, and all would be judged before anybody else's turn."""
+    with connect(small) as raw:
+        with contextlib.suppress(ConnectionResetError, BrokenPipeError):
+            raw.sendall(BAD_KEY * 20_000)
+        found = statuses(until_closed(raw))
+    assert set(found) <= {401, 400}
+    assert len(found) < 100
+
+
+def test_a_caller_that_reads_no_refusals_is_no_error_of_ours(small: ServerProcess) -> None:
+    errors = [line for line in small.log_lines() if line["level"] == "ERROR"]
+    for _ in range(5):
+        with connect(small) as raw:
+            raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            raw.settimeout(0.2)
+            with contextlib.suppress(OSError):
+                for _ in range(1000):
+                    raw.sendall(BAD_KEY * 16)
+    alive(small)
+    assert [line for line in small.log_lines() if line["level"] == "ERROR"] == errors
+
+
+def test_requests_are_judged_in_their_turn(start_server: StartServer, photo: bytes) -> None:
+    """Not by what is inside while another of their own connection is answered; nor is that one
+    cut by the end of the rest after a refusal in front of it."""
+    settings = {
+        "REALFAKE_LIMITS__MAX_IN_FLIGHT": "1",
+        "REALFAKE_SERVER__KEEP_ALIVE_S": "1",
+        "REALFAKE_LIMITS__RECEIVE_TIMEOUT_S": "5",
+    }
+    server = start_server(settings, stub={"STUB_FORWARD_S": "1.5"}).wait_ready()
+    whole = head(server, "Content-Type: image/jpeg", f"Content-Length: {len(photo)}") + photo
+    with connect(server) as raw:
+        raw.sendall(BAD_KEY + whole + whole)
+        assert answers(raw, 3) == [401, 200, 200]
