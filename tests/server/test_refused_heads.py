@@ -10,8 +10,8 @@ import struct
 import pytest
 
 from tests.server.conftest import StartServer
-from tests.server.process import ServerProcess
-from tests.server.raw import GET, alive, connect, head, until_closed
+from tests.server.process import ServerProcess, eventually
+from tests.server.raw import GET, PATIENCE_S, alive, connect, head, until_closed
 
 BAD_KEY = b"GET /v2 HTTP/1.1\r\nHost: x\r\nX-API-Key: " + b"wrong" * 8 + b"\r\n\r\n"
 
@@ -62,29 +62,45 @@ def test_a_packet_full_of_refusals_does_not_hold_up_the_others(small: ServerProc
     assert len(found) < 100
 
 
-def test_a_caller_that_reads_no_refusals_is_no_error_of_ours(small: ServerProcess) -> None:
-    errors = [line for line in small.log_lines() if line["level"] == "ERROR"]
-    for _ in range(5):
-        with connect(small) as raw:
-            raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-            raw.settimeout(0.2)
-            with contextlib.suppress(OSError):
-                for _ in range(1000):
-                    raw.sendall(BAD_KEY * 16)
-    alive(small)
-    assert [line for line in small.log_lines() if line["level"] == "ERROR"] == errors
-
-
-def test_requests_are_judged_in_their_turn(start_server: StartServer, photo: bytes) -> None:
-    """Not by what is inside while another of their own connection is answered; nor is that one
-    cut by the end of the rest after a refusal in front of it."""
+@pytest.fixture
+def slow(start_server: StartServer) -> ServerProcess:
     settings = {
         "REALFAKE_LIMITS__MAX_IN_FLIGHT": "1",
         "REALFAKE_SERVER__KEEP_ALIVE_S": "1",
         "REALFAKE_LIMITS__RECEIVE_TIMEOUT_S": "5",
     }
-    server = start_server(settings, stub={"STUB_FORWARD_S": "1.5"}).wait_ready()
-    whole = head(server, "Content-Type: image/jpeg", f"Content-Length: {len(photo)}") + photo
-    with connect(server) as raw:
-        raw.sendall(BAD_KEY + whole + whole)
+    return start_server(settings, stub={"STUB_FORWARD_S": "1.5"}).wait_ready()
+
+
+def until_on_device(server: ServerProcess) -> None:
+    path = server.directory / "batches.jsonl"
+    eventually(lambda: path.exists() or None, PATIENCE_S, "the network to see a picture")
+
+
+def test_requests_are_judged_in_their_turn(slow: ServerProcess, photo: bytes) -> None:
+    """Not by what is inside while another of their own connection is answered; nor is that one
+    cut by the end of the rest after a refusal in front of it."""
+    with connect(slow) as raw:
+        raw.sendall(BAD_KEY + whole(slow, photo))
+        until_on_device(slow)
+        raw.sendall(whole(slow, photo))
         assert answers(raw, 3) == [401, 200, 200]
+
+
+def test_a_caller_that_goes_is_no_error_of_ours(slow: ServerProcess, photo: bytes) -> None:
+    """Nor where another of its requests waits behind the one being answered."""
+    with connect(slow) as raw:
+        raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        raw.sendall(whole(slow, photo) * 2)
+        until_on_device(slow)
+
+    def ended() -> bool | None:
+        return any(line["message"] == "request" for line in slow.log_lines()) or None
+
+    eventually(ended, PATIENCE_S, "the end of the request")
+    alive(slow)
+    assert [line for line in slow.log_lines() if line["level"] in ("ERROR", "CRITICAL")] == []
+
+
+def whole(server: ServerProcess, photo: bytes) -> bytes:
+    return head(server, "Content-Type: image/jpeg", f"Content-Length: {len(photo)}") + photo
