@@ -43,9 +43,13 @@ def main() -> int:
         "--apart", action="store_true", help="server and client on cores of their own"
     )
     options, settings = parser.parse_known_args()
+    cores = sorted(os.sched_getaffinity(0))
+    if options.apart and len(cores) < 2:
+        parser.error("--apart wants two cores or more: one for the server, one for this client")
+    own = cores[: len(cores) // 2] if options.apart else []
     with (
         tempfile.TemporaryDirectory() as directory,
-        _served(bundle_of(options.network, Path(directory)), settings, options.apart) as server,
+        _served(bundle_of(options.network, Path(directory)), settings, own) as server,
     ):
         headers = {"X-API-Key": server.api_key, "Content-Type": "image/jpeg"}
         deadline = {"X-Request-Timeout-Ms": str(options.deadline_ms)}
@@ -58,15 +62,13 @@ def main() -> int:
 
 
 @contextlib.contextmanager
-def _served(bundle: Path, settings: Sequence[str], apart: bool) -> Iterator[Served]:
-    """Args: apart: the server on the first half of the cores, this process on the others."""
-    cores = sorted(os.sched_getaffinity(0))
-    half = len(cores) // 2
-    if apart:
-        os.sched_setaffinity(0, cores[:half])  # inherited
+def _served(bundle: Path, settings: Sequence[str], own: Sequence[int]) -> Iterator[Served]:
+    """Args: own: cores of the server, which this process leaves to it; none for sharing all."""
+    others = os.sched_getaffinity(0) - set(own)
+    if own:
+        os.sched_setaffinity(0, own)  # inherited
     with serving(bundle, settings) as server:
-        if apart:
-            os.sched_setaffinity(0, cores[half:])
+        os.sched_setaffinity(0, others)
         yield server
 
 
@@ -78,9 +80,9 @@ async def _measure(
     closed = await _window(ClosedLoop(caller, options.callers), options.seconds, warm_up_s=2.0)
     await caller.close()
     capacity = closed.throughput
-    cores = len(os.sched_getaffinity(0))
+    cores = len(os.sched_getaffinity(server.process.pid))
     whose = "of the server's own" if options.apart else "shared by server and client"
-    print(f"{cores} cores, {whose}; {options.network}")
+    print(f"cores: {cores}, {whose}; {options.network}")
     p50, p99 = (shown_ms(closed.seconds(), share) for share in (0.5, 0.99))
     print(f"capacity: {capacity:.0f}/s; {options.callers} callers wait {p50} ms, p99 {p99} ms")
     print(f"deadline: {options.deadline_ms} ms; times in ms\n")

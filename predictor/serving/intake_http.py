@@ -49,7 +49,7 @@ class IntakeHttp(BoundedHttp):
     def shutdown(self) -> None:
         if self._answered_at is None:
             super().shutdown()
-        else:  # closed with a body unread, the kernel would take the answer back
+        else:  # its caller is still sending, and would be cut
             self._is_last = True
 
     def data_received(self, data: bytes) -> None:

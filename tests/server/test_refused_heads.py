@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+import signal
 import socket
 import struct
 
@@ -100,6 +101,28 @@ def test_a_caller_that_goes_is_no_error_of_ours(slow: ServerProcess, photo: byte
     eventually(ended, PATIENCE_S, "the end of the request")
     alive(slow)
     assert [line for line in slow.log_lines() if line["level"] in ("ERROR", "CRITICAL")] == []
+
+
+def test_a_stop_waits_for_the_body_of_a_refused_request(slow: ServerProcess) -> None:
+    """Were it closed before, its caller would be cut while it sends."""
+    with connect(slow) as raw:
+        refused = head(slow, "Content-Length: 2000").replace(b"X-API-Key: ", b"X-API-Key: x")
+        raw.sendall(refused + bytes(1000))
+        received = raw.recv(65536)
+        slow.signal(signal.SIGTERM)
+        eventually(lambda: is_closed(slow) or None, PATIENCE_S, "the port to close")
+        for _ in range(1000):
+            raw.sendall(b"x")
+        received += until_closed(raw)
+    assert statuses(received) == [401]
+
+
+def is_closed(server: ServerProcess) -> bool:
+    try:
+        connect(server).close()
+    except ConnectionRefusedError:
+        return True
+    return False
 
 
 def whole(server: ServerProcess, photo: bytes) -> bytes:

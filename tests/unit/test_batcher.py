@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import threading
 import time
 from typing import Any
@@ -50,6 +51,19 @@ async def test_one_thread_owns_the_device_and_it_is_not_the_event_loops(engine: 
         await asyncio.gather(*[await send(batcher, n, n + 1) for n in range(0, 40, 2)])
     assert len(threads) == 1
     assert threading.get_ident() not in threads
+
+
+@pytest.mark.parametrize(("gpu", "lower"), [(None, True), ("GPU-1", False)])
+async def test_a_lane_that_computes_gives_way_and_one_that_drives_a_gpu_does_not(
+    gpu: str | None, lower: bool, engine: Engine
+) -> None:
+    seen: set[int] = set()
+    engine.gpu = gpu
+    engine.fault = lambda numbers: seen.add(os.getpriority(os.PRIO_PROCESS, 0))
+    async with running(engine) as batcher:
+        await (await send(batcher, 1))
+    usual = os.getpriority(os.PRIO_PROCESS, 0)
+    assert seen == {min(19, usual + 10) if lower else usual}
 
 
 async def test_a_request_waits_for_nothing_when_nothing_is_announced(engine: Engine) -> None:
