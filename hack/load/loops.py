@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import random
 import time
-from collections import deque
 from collections.abc import Iterator
 from typing import Final, Protocol
 
@@ -60,6 +60,7 @@ class ClosedLoop:
         self._pauses: set[asyncio.Future[None]] = set()
 
     def start(self) -> None:
+        _set_aside_the_heap()
         self._tasks = [asyncio.create_task(self._call()) for _ in range(self._callers)]
 
     async def warm_up(self, seconds: float) -> None:
@@ -86,6 +87,7 @@ class ClosedLoop:
         for pause in self._pauses:
             pause.cancel()
         await asyncio.gather(*self._tasks)
+        gc.unfreeze()
 
     async def _call(self) -> None:
         waiting = True
@@ -126,13 +128,18 @@ class OpenLoop:
         self._caller = caller
         self._per_second = per_second
         self._poisson = poisson
-        self._asked: deque[tuple[float, asyncio.Task[Sample]]] = deque()
+        self._under_way: dict[asyncio.Task[None], float] = {}  # and when each was due
+        # When it was due, and the fields of its Sample: the garbage collector, which would stop
+        # this process for tenths of a second, passes over plain tuples.
+        self._ended: list[tuple[float, str, float, float | None]] = []
         self._late_s = 0.0
+        self._last_due = 0.0
         self._edge = 0.0
         self._pacing: asyncio.Task[None] | None = None
 
     def start(self) -> None:
-        self._edge = time.monotonic()
+        _set_aside_the_heap()
+        self._edge = self._last_due = time.monotonic()
         self._pacing = asyncio.create_task(self._pace(self._edge))
 
     async def warm_up(self, seconds: float) -> None:
@@ -141,15 +148,19 @@ class OpenLoop:
     async def window(self, seconds: float) -> Window:
         # From where the last one ended, so that no request falls between two.
         self._edge += seconds
-        while not (self._asked and self._asked[-1][0] >= self._edge):
+        while self._last_due < self._edge:
             if self._pacing is not None and self._pacing.done():
                 self._pacing.result()
                 break
             await asyncio.sleep(_POLL_S)
-        due = []
-        while self._asked and self._asked[0][0] < self._edge:
-            due.append(self._asked.popleft()[1])
-        samples = list(await asyncio.gather(*due))
+        await self._answered([task for task, due in self._under_way.items() if due < self._edge])
+        ended = self._ended
+        self._ended = [sample for sample in ended if sample[0] >= self._edge]
+        samples = [
+            Sample(code, seconds, retry_after_s)
+            for due, code, seconds, retry_after_s in ended
+            if due < self._edge
+        ]
         late, self._late_s = self._late_s, 0.0
         return Window(seconds, samples, late)
 
@@ -157,14 +168,29 @@ class OpenLoop:
         if self._pacing is not None:
             self._pacing.cancel()
             await asyncio.gather(self._pacing, return_exceptions=True)
-        await asyncio.gather(*(task for _, task in self._asked))
+        await self._answered(list(self._under_way))
+        gc.unfreeze()
+
+    async def _answered(self, tasks: list[asyncio.Task[None]]) -> None:
+        if tasks:
+            await asyncio.wait(tasks)
+        for task in tasks:
+            task.result()
 
     async def _pace(self, began: float) -> None:
         for due in self._times(began):
             # One turn of the event loop even when late: answers must be read meanwhile.
             await asyncio.sleep(max(0.0, due - time.monotonic()))
             self._late_s = max(self._late_s, time.monotonic() - due)
-            self._asked.append((due, asyncio.create_task(self._ask(due))))
+            self._last_due = due
+            task = asyncio.create_task(self._ask(due))
+            self._under_way[task] = due
+            task.add_done_callback(self._let_go)
+
+    def _let_go(self, task: asyncio.Task[None]) -> None:
+        """Of a request that ended only figures are kept; one that failed is shown to `window`."""
+        if task.exception() is None:
+            del self._under_way[task]
 
     def _times(self, began: float) -> Iterator[float]:
         strangers = random.Random(0)  # noqa: S311  # the same load in each run, no secret
@@ -177,6 +203,14 @@ class OpenLoop:
             else:
                 due = began + number / self._per_second
 
-    async def _ask(self, due: float) -> Sample:
+    async def _ask(self, due: float) -> None:
         answer = await self._caller.ask()
-        return Sample(answer.code, time.monotonic() - due, answer.retry_after_s)
+        seconds = time.monotonic() - due
+        self._ended.append((due, answer.code, seconds, answer.retry_after_s))
+
+
+def _set_aside_the_heap() -> None:
+    """What is there before the load is no garbage, and with torch or a peer's client in it takes
+    long to go through."""
+    gc.collect()
+    gc.freeze()
