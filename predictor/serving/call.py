@@ -26,6 +26,7 @@ class Call:
         public: answered without a key.
         counted_as: the metrics' `protocol` of a request for inference; None of others.
         accepted: it has shown its key, or needs none.
+        deadline: `time.monotonic()` by which to answer; none yet where the head is refused.
         digests: SHA-256 of each picture.
     """
 
@@ -38,6 +39,7 @@ class Call:
     trace: Trace | None = None
     key_id: str | None = None
     accepted: bool = False
+    deadline: float = 0.0
     allowance: Allowance | None = None
     model: ModelDescription | None = None
     digests: Sequence[str] = field(default_factory=list)

@@ -89,7 +89,7 @@ class Edge:
             headers=exchange.headers,
             request_id=exchange.call.request_id,
             arrived=exchange.call.timeline.began,
-            deadline=exchange.deadline,
+            deadline=exchange.call.deadline,
             key_id=exchange.call.key_id,
         )
         if not route.inference:

@@ -29,7 +29,6 @@ class Exchange:
         headers: lower-case names; the first value where a name repeats.
         context: the request's own; what runs in it logs its ids.
         head_s: seconds that its head took to arrive.
-        deadline: `time.monotonic()` by which to answer; none yet where the head is refused.
         refusal: what the head alone is answered with.
     """
 
@@ -39,7 +38,6 @@ class Exchange:
     call: Call
     context: Context
     head_s: float
-    deadline: float = 0.0
     refusal: WireError | None = None
     body_read: bool = False
 

@@ -65,18 +65,17 @@ class InferenceServicer:
         )
 
     async def ModelInfer(self, request: Any, context: Context) -> Any:
-        arrived = time.monotonic()
-        metadata = dict(context.invocation_metadata() or ())
-        deadline = self._policy.deadline(
-            metadata.get("x-request-timeout-ms"), context.time_remaining()
-        )
-        caller = call_var.get().key_id
+        call = call_var.get()
         wire = WireRequest(
-            partial(self._parse, request), request.ByteSize(), arrived, deadline, caller
+            parse=partial(self._parse, request),
+            size=request.ByteSize(),
+            arrived=call.timeline.began,
+            deadline=call.deadline,
+            caller=call.key_id,
         )
-        with self._policy.admit(caller, deadline):
+        with self._policy.admit(call.key_id, call.deadline):
             try:
-                async with asyncio.timeout(max(0.0, deadline - arrived)):
+                async with asyncio.timeout(max(0.0, call.deadline - time.monotonic())):
                     return await self._plane.answer(request.model_name, request.model_version, wire)
             except TimeoutError:
                 raise DeadlineExceeded(LATE) from None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final, NoReturn, TypeAlias
 
 import grpc
@@ -49,22 +49,26 @@ class GrpcEdge(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # not gen
     def __init__(self, policy: Policy, reader: MessageReader) -> None:
         self._policy = policy
         self._reader = reader
+        self._handlers: dict[str, Any] = {}  # of the methods that exist, as they are served
 
     async def intercept_service(
         self,
         continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Any]],
         handler_call_details: grpc.HandlerCallDetails,
     ) -> Any:
-        handler = await continuation(handler_call_details)
-        if handler is None:
-            return None
+        method = handler_call_details.method
+        handler = self._handlers.get(method)
+        if handler is None and (handler := await continuation(handler_call_details)) is not None:
+            handler = self._handlers[method] = self._guarded(method, handler)
+        return handler
+
+    def _guarded(self, method: str, handler: Any) -> Any:
         if handler.unary_unary is None:
             # A stream does not pass the policy, so only a public one exists.
-            return handler if handler_call_details.method in PUBLIC else None
+            return handler if method in PUBLIC else None
         behavior = self._reader.reading(handler.unary_unary, handler.request_deserializer)
         return grpc.stream_unary_rpc_method_handler(
-            self._wrap(handler_call_details.method, behavior),
-            response_serializer=handler.response_serializer,
+            self._wrap(method, behavior), response_serializer=handler.response_serializer
         )
 
     def _wrap(self, method: str, behavior: Behavior) -> Behavior:
@@ -86,8 +90,7 @@ class GrpcEdge(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # not gen
             context.set_trailing_metadata((("x-request-id", identity),))
             code, failure = CANCELLED, None
             try:
-                if not known.public:
-                    self._policy.accept(_raw_metadata(context), known)
+                self._examine(known, metadata, context)
                 answer = await behavior(request, context)
                 if known.headers:
                     # Not in the trailer: the draft that defines these fields forbids it.
@@ -123,6 +126,15 @@ class GrpcEdge(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # not gen
                 bookkeeping.end(self._policy, known, code, failure)
 
         return call
+
+    def _examine(self, call: Call, metadata: Mapping[str, str], context: Context) -> None:
+        """What a call's headers decide, before its message is received."""
+        if not call.public:
+            self._policy.accept(_raw_metadata(context), call)
+        if call.counted_as is not None:
+            timeout_ms = metadata.get("x-request-timeout-ms")
+            call.deadline = self._policy.deadline(timeout_ms, _left_s(context))
+            self._policy.check(call.key_id, call.deadline)
 
 
 def _left_s(context: Context) -> float | None:

@@ -105,6 +105,7 @@ class Intake:
             if exchange.match.allowed:
                 raise MethodNotAllowed(f"use {' or '.join(exchange.match.allowed)} here")
             raise NotFound("no such route")
-        exchange.deadline = self._policy.deadline(exchange.headers.get("x-request-timeout-ms"))
+        call = exchange.call
+        call.deadline = self._policy.deadline(exchange.headers.get("x-request-timeout-ms"))
         if route.inference:
-            self._policy.check(exchange.call.key_id, exchange.deadline)
+            self._policy.check(call.key_id, call.deadline)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
@@ -10,7 +11,7 @@ import pytest
 
 from hack.load.http_caller import HttpCaller, post
 from hack.load.loops import ClosedLoop, OpenLoop
-from hack.load.samples import BROKEN
+from hack.load.samples import BROKEN, Answer
 
 REQUEST = post("/", b"picture", {})
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}"
@@ -93,6 +94,36 @@ async def test_the_windows_of_an_open_loop_leave_no_request_out() -> None:
         counts = [len((await loop.window(0.25)).samples) for _ in range(3)]
         await loop.stop()
     assert counts == [50, 50, 50]
+
+
+async def test_an_open_loop_keeps_no_more_than_figures_of_what_was_answered() -> None:
+    """Whatever else it kept would be gone through again and again, in pauses that look like the
+    server's."""
+    handler, _ = answering(OK)
+    async with caller_of(handler) as caller:
+        loop = OpenLoop(caller, 500)
+        loop.start()
+        window = asyncio.create_task(loop.window(0.6))
+        await asyncio.sleep(0.5)
+        tasks = sum(isinstance(thing, asyncio.Task) for thing in gc.get_objects())
+        assert len((await window).samples) == 300
+        await loop.stop()
+    assert tasks < 100
+
+
+async def test_a_fault_of_the_client_itself_ends_the_load() -> None:
+    class Faulty:
+        async def ask(self) -> Answer:
+            raise ValueError("a fault")
+
+        async def close(self) -> None: ...
+
+    loop = OpenLoop(Faulty(), 100)
+    loop.start()
+    with pytest.raises(ValueError, match="a fault"):
+        await loop.window(0.1)
+    with pytest.raises(ValueError, match="a fault"):
+        await loop.stop()
 
 
 async def test_random_arrivals_keep_the_rate_and_not_the_distance() -> None:

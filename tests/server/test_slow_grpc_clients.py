@@ -67,6 +67,13 @@ def test_a_grpc_caller_without_a_key_is_refused_before_it_sends(small: ServerPro
     assert call.code() is grpc.StatusCode.UNAUTHENTICATED
 
 
+def test_a_grpc_caller_without_a_place_is_refused_before_it_sends(small: ServerProcess) -> None:
+    held = [64] * 12  # of 16 places one key may hold no more
+    call = while_held(small, held, lambda: call_with(Endless(), small, key(small)))
+    assert call.code() is grpc.StatusCode.UNAVAILABLE
+    assert call.details().startswith("OVERLOADED: ")
+
+
 def test_a_grpc_message_that_does_not_come_is_refused(small: ServerProcess) -> None:
     call = call_with(Endless(), small, key(small))
     assert call.code() is grpc.StatusCode.DEADLINE_EXCEEDED
