@@ -1,4 +1,4 @@
-"""Resize and crop against timm itself, bit for bit."""
+"""Resize and crop against timm itself: bit for bit, or where only a part is resized, as good as."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 
+from hack.load.pictures import photo
 from predictor.bundle.manifest import CROP_MODES, INTERPOLATIONS, Preprocessing
 from predictor.inference import geometry
 from predictor.inference.decoding import DecodeLimits, decode, prepare
@@ -49,11 +50,23 @@ def speckle(width: int, height: int, seed: int = 0) -> Image.Image:
 
 def assert_same(image: Image.Image, preprocessing: Preprocessing) -> None:
     ours = geometry.crop(image, preprocessing)
-    np.testing.assert_array_equal(ours, timm_crop(image, preprocessing))
+    assert_as_timm(ours, timm_crop(image, preprocessing), preprocessing.interpolation)
     assert ours.dtype == np.uint8
     assert ours.flags.c_contiguous
     assert ours.flags.owndata
     assert ours.flags.writeable
+
+
+def assert_as_timm(
+    ours: NDArray[np.uint8], timms: NDArray[np.uint8], interpolation: str = "bicubic"
+) -> None:
+    if interpolation in ("bicubic", "lanczos"):
+        off = np.abs(ours.astype(int) - timms)
+        assert off.max() <= 2
+        # White noise has ten times as many as photographs have.
+        assert np.count_nonzero(off) <= 3 + 0.02 * off.size
+    else:
+        np.testing.assert_array_equal(ours, timms)
 
 
 @pytest.mark.parametrize("crop_mode", CROP_MODES)
@@ -76,6 +89,22 @@ def test_every_interpolation_and_crop_mode_is_timms(
 def test_photographs_are_cropped_as_timm_does(crop_mode: str, size: tuple[int, int]) -> None:
     for input_size, crop_pct in [((224, 224), 0.9), ((384, 384), 1.0), ((448, 224), 0.95)]:
         assert_same(speckle(*size), Preprocessing(input_size, "bicubic", crop_pct, crop_mode))
+
+
+@pytest.mark.parametrize("input_size", [(224, 224), (160, 320), (320, 160)], ids=str)
+@pytest.mark.parametrize(
+    "size", [(640, 480), (480, 640), (1280, 720), (720, 1280), (300, 1200), (1201, 299)], ids=str
+)
+def test_of_a_photograph_next_to_nothing_is_rounded_the_other_way(
+    size: tuple[int, int], input_size: tuple[int, int]
+) -> None:
+    """In whichever order Pillow makes its passes over the whole picture and over the part."""
+    preprocessing = Preprocessing(input_size)
+    with Image.open(io.BytesIO(photo(*size, 90))) as image:
+        ours, timms = geometry.crop(image, preprocessing), timm_crop(image, preprocessing)
+    off = np.abs(ours.astype(int) - timms)
+    assert off.max() <= 1
+    assert np.count_nonzero(off) <= 0.001 * off.size
 
 
 @given(
@@ -113,8 +142,9 @@ def test_a_file_gives_what_timm_gives_for_it(format: str, crop_mode: str) -> Non
     with Image.open(io.BytesIO(data)) as opened:
         image = opened.convert("RGB")
     expected = timm_crop(image, preprocessing)
-    np.testing.assert_array_equal(decode(data, preprocessing, NO_LIMITS), expected)
-    np.testing.assert_array_equal(prepare(np.array(image), preprocessing, NO_LIMITS), expected)
+    ours = decode(data, preprocessing, NO_LIMITS)
+    assert_as_timm(ours, expected)
+    np.testing.assert_array_equal(prepare(np.array(image), preprocessing, NO_LIMITS), ours)
 
 
 @pytest.mark.parametrize("crop_mode", CROP_MODES)
