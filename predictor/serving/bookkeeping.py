@@ -48,7 +48,8 @@ def end(
         fields: what the log line says of this protocol only.
     """
     now = time.monotonic()
-    one_of_many = isinstance(error, TURNED_AWAY) and not call.public
+    # Who has shown no key does not decide either how long the log gets.
+    one_of_many = not call.public and (isinstance(error, TURNED_AWAY) or not call.accepted)
     if not one_of_many or policy.refusal_log.has_room(code, call.key_id):
         _log(call, code, now, fields)
     if not call.public:

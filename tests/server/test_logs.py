@@ -83,24 +83,39 @@ def test_the_level_is_called_what_the_collector_calls_it(
         assert "level" not in line
 
 
-def test_a_flood_of_refusals_is_logged_by_number(start_server: StartServer) -> None:
+@pytest.mark.parametrize(
+    ("key", "settings", "status", "code"),
+    [
+        (None, {"REALFAKE_RATE_LIMIT__RATE": "1/day"}, 429, "RATE_LIMITED"),
+        ("wrong" * 8, {}, 401, "UNAUTHENTICATED"),
+    ],
+    ids=["known", "stranger"],
+)
+def test_a_flood_of_refusals_is_logged_by_number(
+    key: str | None,
+    settings: dict[str, str],
+    status: int,
+    code: str,
+    start_server: StartServer,
+) -> None:
     """Each is in a line of its own or in a count, and the lines stay few."""
     refusals = 300
-    server = start_server({"REALFAKE_RATE_LIMIT__RATE": "1/day"}, stub={}).wait_ready()
+    server = start_server(settings, stub={}).wait_ready()
     with server.client() as client:
-        codes = [
-            client.post(
-                "/v2/models/realfake/infer",
-                content=jpeg(),
-                headers={"Content-Type": "image/jpeg"},
-            ).status_code
-            for _ in range(1 + refusals)
-        ]
-    assert codes == [200, *[429] * refusals]
+
+        def ask(**headers: str) -> int:
+            headers = {"Content-Type": "image/jpeg", **headers}
+            answer = client.post("/v2/models/realfake/infer", content=jpeg(), headers=headers)
+            return answer.status_code
+
+        assert ask() == 200
+        wrong = {} if key is None else {"X-API-Key": key}
+        codes = [ask(**wrong) for _ in range(refusals)]
+    assert codes == [status] * refusals
     assert server.stop() == 0
     lines = server.log_lines()
-    alone = [line for line in lines if line.get("code") == "RATE_LIMITED"]
-    counted = [line["refused"]["RATE_LIMITED"] for line in lines if "refused" in line]
+    alone = [line for line in lines if line.get("code") == code]
+    counted = [line["refused"][code] for line in lines if "refused" in line]
     assert len(alone) + sum(counted) == refusals
     moments = [datetime.fromisoformat(line["timestamp"]) for line in lines]
     seconds = (max(moments) - min(moments)).total_seconds()
