@@ -13,6 +13,7 @@ import uvloop
 from hack.bench.contestants import Route, Task
 from hack.bench.results import Cell
 from hack.bench.running import Running
+from hack.load import heap
 from hack.load.loops import ClosedLoop, OpenLoop
 from hack.load.process_tree import ProcessTree
 from hack.load.samples import GOOD, Answer, Window, percentile
@@ -151,7 +152,7 @@ async def _ask(route: Route, task: Task, picture: bytes) -> Answer:
 
 
 def _run(work: Coroutine[Any, Any, T]) -> T:
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+    with heap.set_aside(), asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(work)
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import gc
 import random
 import time
 from collections.abc import Iterator
@@ -60,7 +59,6 @@ class ClosedLoop:
         self._pauses: set[asyncio.Future[None]] = set()
 
     def start(self) -> None:
-        _set_aside_the_heap()
         self._tasks = [asyncio.create_task(self._call()) for _ in range(self._callers)]
 
     async def warm_up(self, seconds: float) -> None:
@@ -87,7 +85,6 @@ class ClosedLoop:
         for pause in self._pauses:
             pause.cancel()
         await asyncio.gather(*self._tasks)
-        gc.unfreeze()
 
     async def _call(self) -> None:
         waiting = True
@@ -138,7 +135,6 @@ class OpenLoop:
         self._pacing: asyncio.Task[None] | None = None
 
     def start(self) -> None:
-        _set_aside_the_heap()
         self._edge = self._last_due = time.monotonic()
         self._pacing = asyncio.create_task(self._pace(self._edge))
 
@@ -169,7 +165,6 @@ class OpenLoop:
             self._pacing.cancel()
             await asyncio.gather(self._pacing, return_exceptions=True)
         await self._answered(list(self._under_way))
-        gc.unfreeze()
 
     async def _answered(self, tasks: list[asyncio.Task[None]]) -> None:
         if tasks:
@@ -189,7 +184,7 @@ class OpenLoop:
 
     def _let_go(self, task: asyncio.Task[None]) -> None:
         """Of a request that ended only figures are kept; one that failed is shown to `window`."""
-        if task.exception() is None:
+        if task.cancelled() or task.exception() is None:
             del self._under_way[task]
 
     def _times(self, began: float) -> Iterator[float]:
@@ -207,10 +202,3 @@ class OpenLoop:
         answer = await self._caller.ask()
         seconds = time.monotonic() - due
         self._ended.append((due, answer.code, seconds, answer.retry_after_s))
-
-
-def _set_aside_the_heap() -> None:
-    """What is there before the load is no garbage, and with torch or a peer's client in it takes
-    long to go through."""
-    gc.collect()
-    gc.freeze()

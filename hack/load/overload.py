@@ -12,16 +12,17 @@ import contextlib
 import os
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import uvloop
 
+from hack.load import heap
 from hack.load.bundles import bundle_of
 from hack.load.http_caller import HttpCaller, post
 from hack.load.loops import ClosedLoop, Loop, OpenLoop
+from hack.load.process_tree import peak_of
 from hack.load.samples import Window, shown_ms
 from hack.load.server import BUNDLE, Served, serving
 from hack.load.threads import cpu_ns
@@ -29,6 +30,7 @@ from hack.load.threads import cpu_ns
 PATH = "/v2/models/realfake/infer"
 MIB = 1024 * 1024
 PAUSE_S = 2.0
+_SAMPLE_S = 0.1
 
 
 def main() -> int:
@@ -56,7 +58,7 @@ def main() -> int:
         picture = options.picture.read_bytes()
         unhurried = post(PATH, picture, headers)
         request = post(PATH, picture, headers | deadline)
-        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        with heap.set_aside(), asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(_measure(options, server, request, unhurried))
     return 0
 
@@ -96,7 +98,7 @@ async def _measure(
         await asyncio.sleep(PAUSE_S)
         caller = HttpCaller(url, request)
         began, busy_ns = time.monotonic(), cpu_ns(server.process.pid)[server.process.pid]
-        with _peak_memory(server) as peak:
+        with peak_of(server.resident_bytes, _SAMPLE_S) as peak:
             window = await _window(OpenLoop(caller, load * capacity), options.seconds)
         busy_ns = cpu_ns(server.process.pid)[server.process.pid] - busy_ns
         busy = busy_ns / 1e9 / (time.monotonic() - began)
@@ -128,25 +130,6 @@ def _row(load: float, capacity: float, window: Window, deadline_s: float, peak: 
         f"{peak / MIB:.0f}",
     ]
     return f"| {' | '.join(cells)} |"
-
-
-@contextlib.contextmanager
-def _peak_memory(server: Served) -> Iterator[list[int]]:
-    """Resident bytes of the server at most, in the one element of the list."""
-    peak = [0]
-    done = threading.Event()
-
-    def watch() -> None:
-        while not done.wait(0.1):
-            peak[0] = max(peak[0], server.resident_bytes())
-
-    thread = threading.Thread(target=watch)
-    thread.start()
-    try:
-        yield peak
-    finally:
-        done.set()
-        thread.join()
 
 
 if __name__ == "__main__":

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -40,24 +40,9 @@ class ProcessTree:
         """Proportional set size: a page that several share counts once."""
         return sum(_pss(pid) for pid in self.members())
 
-    @contextlib.contextmanager
-    def peak_memory(self) -> Iterator[list[int]]:
+    def peak_memory(self) -> AbstractContextManager[list[int]]:
         """Most bytes in use at once, looked at each second, in the one element of the list."""
-        peak = [self.memory_bytes()]
-        done = threading.Event()
-
-        def watch() -> None:
-            while not done.wait(_SAMPLE_S):
-                peak[0] = max(peak[0], self.memory_bytes())
-
-        thread = threading.Thread(target=watch)
-        thread.start()
-        try:
-            yield peak
-        finally:
-            done.set()
-            thread.join()
-            peak[0] = max(peak[0], self.memory_bytes())
+        return peak_of(self.memory_bytes, _SAMPLE_S)
 
     def _members(self, processes: dict[int, _Process]) -> set[int]:
         members = {pid for pid, process in processes.items() if process.session == self._pid}
@@ -68,6 +53,26 @@ class ProcessTree:
             grown = not more <= members
             members |= more
         return members
+
+
+@contextmanager
+def peak_of(read: Callable[[], int], every_s: float) -> Iterator[list[int]]:
+    """The most that `read` gives until the end of the block, in the one element of the list."""
+    peak = [read()]
+    done = threading.Event()
+
+    def watch() -> None:
+        while not done.wait(every_s):
+            peak[0] = max(peak[0], read())
+
+    thread = threading.Thread(target=watch)
+    thread.start()
+    try:
+        yield peak
+    finally:
+        done.set()
+        thread.join()
+        peak[0] = max(peak[0], read())
 
 
 def _processes() -> dict[int, _Process]:

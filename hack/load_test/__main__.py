@@ -16,6 +16,7 @@ from typing import Any, Final
 
 import uvloop
 
+from hack.load import heap
 from hack.load.loops import ClosedLoop, Loop, OpenLoop
 from hack.load.samples import Caller, Window, joined
 from hack.load.server import BUNDLE
@@ -41,7 +42,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         bounds = read_bounds(options.require)
         targets = _targets(options)
-        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        with heap.set_aside(), asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             found = {target.name: runner.run(_run(target, options)) for target in targets}
     except LoadTestError as error:
         print(error, file=sys.stderr)

@@ -48,10 +48,12 @@ def end(
         fields: what the log line says of this protocol only.
     """
     now = time.monotonic()
+    # Probes ask every few seconds, and not-ready is an answer they expect.
+    quiet = call.public and code in (OK, NotReady.code)
     # Who has shown no key does not decide either how long the log gets.
-    one_of_many = not call.public and (isinstance(error, TURNED_AWAY) or not call.accepted)
-    if not one_of_many or policy.refusal_log.has_room(code, call.key_id):
-        _log(call, code, now, fields)
+    one_of_many = isinstance(error, TURNED_AWAY) or (not call.accepted and code != OK)
+    if quiet or not one_of_many or policy.refusal_log.has_room(code, call.key_id):
+        _log(call, code, now, fields, logging.DEBUG if quiet else logging.INFO)
     if not call.public:
         policy.metrics.asked(call.key_id, code, error)
     if call.counted_as is not None:
@@ -71,10 +73,9 @@ def end(
         )
 
 
-def _log(call: Call, code: str, now: float, fields: Mapping[str, str | int | None]) -> None:
-    # Probes ask every few seconds, and not-ready is an answer they expect.
-    quiet = call.public and code in (OK, NotReady.code)
-    level = logging.DEBUG if quiet else logging.INFO
+def _log(
+    call: Call, code: str, now: float, fields: Mapping[str, str | int | None], level: int
+) -> None:
     if not access_log.isEnabledFor(level):
         return
     timeline = call.timeline

@@ -26,7 +26,7 @@ class Call:
         public: answered without a key.
         counted_as: the metrics' `protocol` of a request for inference; None of others.
         accepted: it has shown its key, or needs none.
-        deadline: `time.monotonic()` by which to answer; none yet where the head is refused.
+        deadline: `time.monotonic()` by which to answer, from when its head was accepted.
         digests: SHA-256 of each picture.
     """
 

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import math
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Final, NoReturn, TypeAlias
 
 import grpc
@@ -91,7 +92,8 @@ class GrpcEdge(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # not gen
             code, failure = CANCELLED, None
             try:
                 self._examine(known, metadata, context)
-                answer = await behavior(request, context)
+                with self._place(known):
+                    answer = await behavior(request, context)
                 if known.headers:
                     # Not in the trailer: the draft that defines these fields forbids it.
                     await context.send_initial_metadata(tuple(known.headers.items()))
@@ -131,10 +133,14 @@ class GrpcEdge(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # not gen
         """What a call's headers decide, before its message is received."""
         if not call.public:
             self._policy.accept(_raw_metadata(context), call)
-        if call.counted_as is not None:
-            timeout_ms = metadata.get("x-request-timeout-ms")
-            call.deadline = self._policy.deadline(timeout_ms, _left_s(context))
-            self._policy.check(call.key_id, call.deadline)
+        timeout_ms = metadata.get("x-request-timeout-ms")
+        call.deadline = self._policy.deadline(timeout_ms, _left_s(context))
+
+    def _place(self, call: Call) -> AbstractContextManager[None]:
+        """Where there is none, or the answer would be late, no message is waited for."""
+        if call.counted_as is None:
+            return nullcontext()
+        return self._policy.admit(call.key_id, call.deadline)
 
 
 def _left_s(context: Context) -> float | None:

@@ -15,7 +15,8 @@ from typing import Final
 log = logging.getLogger("predictor.refusals")
 
 LINES_PER_S: Final = 10
-"""Of each code and key: a flood by one must not hide what happened to another."""
+"""Of each code and key: a flood by one must not hide what happened to another. Who shows no key
+counts as one."""
 
 
 class RefusalLog:

@@ -16,6 +16,7 @@ from tritonclient.grpc import service_pb2_grpc as pb_grpc
 from tests.pictures import jpeg
 from tests.server.conftest import StartServer
 from tests.server.process import ServerProcess, eventually
+from tests.server.raw import INFER
 
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 TRACEPARENT = f"00-{TRACE}-00f067aa0ba902b7-01"
@@ -84,14 +85,18 @@ def test_the_level_is_called_what_the_collector_calls_it(
 
 
 @pytest.mark.parametrize(
-    ("key", "settings", "status", "code"),
+    ("method", "path", "key", "settings", "status", "code"),
     [
-        (None, {"REALFAKE_RATE_LIMIT__RATE": "1/day"}, 429, "RATE_LIMITED"),
-        ("wrong" * 8, {}, 401, "UNAUTHENTICATED"),
+        ("POST", INFER, None, {"REALFAKE_RATE_LIMIT__RATE": "1/day"}, 429, "RATE_LIMITED"),
+        ("POST", INFER, "wrong" * 8, {}, 401, "UNAUTHENTICATED"),
+        ("GET", "/v2/models/none/ready", "wrong" * 8, {}, 404, "NOT_FOUND"),
     ],
-    ids=["known", "stranger"],
+    ids=["known", "stranger", "stranger on a public route"],
 )
 def test_a_flood_of_refusals_is_logged_by_number(
+    *,
+    method: str,
+    path: str,
     key: str | None,
     settings: dict[str, str],
     status: int,
@@ -103,14 +108,13 @@ def test_a_flood_of_refusals_is_logged_by_number(
     server = start_server(settings, stub={}).wait_ready()
     with server.client() as client:
 
-        def ask(**headers: str) -> int:
+        def ask(method: str, path: str, **headers: str) -> int:
             headers = {"Content-Type": "image/jpeg", **headers}
-            answer = client.post("/v2/models/realfake/infer", content=jpeg(), headers=headers)
-            return answer.status_code
+            return client.request(method, path, content=jpeg(), headers=headers).status_code
 
-        assert ask() == 200
+        assert ask("POST", INFER) == 200
         wrong = {} if key is None else {"X-API-Key": key}
-        codes = [ask(**wrong) for _ in range(refusals)]
+        codes = [ask(method, path, **wrong) for _ in range(refusals)]
     assert codes == [status] * refusals
     assert server.stop() == 0
     lines = server.log_lines()

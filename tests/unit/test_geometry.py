@@ -13,7 +13,13 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from hack.load.pictures import photo
-from predictor.bundle.manifest import CROP_MODES, INTERPOLATIONS, Preprocessing
+from hack.load.server import BUNDLE
+from predictor.bundle.manifest import (
+    CROP_MODES,
+    INTERPOLATIONS,
+    Preprocessing,
+    read_manifest,
+)
 from predictor.inference import geometry
 from predictor.inference.decoding import DecodeLimits, decode, prepare
 from tests.pictures import noise, saved
@@ -50,7 +56,7 @@ def speckle(width: int, height: int, seed: int = 0) -> Image.Image:
 
 def assert_same(image: Image.Image, preprocessing: Preprocessing) -> None:
     ours = geometry.crop(image, preprocessing)
-    assert_as_timm(ours, timm_crop(image, preprocessing), preprocessing.interpolation)
+    assert_as_timm(ours, timm_crop(image, preprocessing), image.size, preprocessing)
     assert ours.dtype == np.uint8
     assert ours.flags.c_contiguous
     assert ours.flags.owndata
@@ -58,12 +64,19 @@ def assert_same(image: Image.Image, preprocessing: Preprocessing) -> None:
 
 
 def assert_as_timm(
-    ours: NDArray[np.uint8], timms: NDArray[np.uint8], interpolation: str = "bicubic"
+    ours: NDArray[np.uint8],
+    timms: NDArray[np.uint8],
+    size: tuple[int, int],
+    preprocessing: Preprocessing,
 ) -> None:
-    if interpolation in ("bicubic", "lanczos"):
+    """Args: size: of the picture, which is white noise."""
+    width, height = geometry.resized_size(size, preprocessing)
+    cut = height > preprocessing.input_size[0] or width > preprocessing.input_size[1]
+    smooth = preprocessing.interpolation in ("bicubic", "lanczos")
+    if smooth and cut and (width, height) != size:
+        # Of 2,000 sizes 1.2 % in the worst, and 0.04 % on average.
         off = np.abs(ours.astype(int) - timms)
         assert off.max() <= 2
-        # White noise has ten times as many as photographs have.
         assert np.count_nonzero(off) <= 3 + 0.02 * off.size
     else:
         np.testing.assert_array_equal(ours, timms)
@@ -95,16 +108,47 @@ def test_photographs_are_cropped_as_timm_does(crop_mode: str, size: tuple[int, i
 @pytest.mark.parametrize(
     "size", [(640, 480), (480, 640), (1280, 720), (720, 1280), (300, 1200), (1201, 299)], ids=str
 )
-def test_of_a_photograph_next_to_nothing_is_rounded_the_other_way(
+def test_of_a_picture_next_to_nothing_is_rounded_the_other_way(
     size: tuple[int, int], input_size: tuple[int, int]
 ) -> None:
-    """In whichever order Pillow makes its passes over the whole picture and over the part."""
-    preprocessing = Preprocessing(input_size)
     with Image.open(io.BytesIO(photo(*size, 90))) as image:
-        ours, timms = geometry.crop(image, preprocessing), timm_crop(image, preprocessing)
+        assert_next_to_nothing(image, Preprocessing(input_size))
+
+
+@pytest.mark.parametrize("interpolation", ["bicubic", "lanczos"])
+@pytest.mark.parametrize(
+    ("size", "crop_mode", "whole", "part"),
+    [
+        ((640, 480), "center", False, False),
+        ((720, 1280), "center", False, True),
+        ((400, 560), "squash", True, False),
+        ((400, 1201), "squash", True, True),
+    ],
+    ids=["neither", "part", "whole", "both"],
+)
+def test_the_passes_come_in_the_order_of_the_whole(
+    size: tuple[int, int], crop_mode: str, interpolation: str, *, whole: bool, part: bool
+) -> None:
+    """Pillow begins with one direction, which the size decides, and rounds before the other."""
+    preprocessing = Preprocessing((224, 224), interpolation, 0.875, crop_mode)
+    resized = geometry.resized_size(size, preprocessing)
+    assert geometry._vertical_first(size, resized) is whole
+    assert geometry._vertical_first(size, (224, 224)) is part
+    with Image.open(io.BytesIO(photo(*size, 90))) as image:
+        assert_next_to_nothing(image, preprocessing)
+
+
+@pytest.mark.parametrize("name", ["photo-1.jpg", "photo-2.jpg", "fake-1.jpg", "fake-2.jpg"])
+def test_the_debug_bundles_samples_are_as_timm_has_them(name: str) -> None:
+    with Image.open(BUNDLE / "samples" / name) as image:
+        assert_next_to_nothing(image, read_manifest(BUNDLE).preprocessing)
+
+
+def assert_next_to_nothing(image: Image.Image, preprocessing: Preprocessing) -> None:
+    ours, timms = geometry.crop(image, preprocessing), timm_crop(image, preprocessing)
     off = np.abs(ours.astype(int) - timms)
     assert off.max() <= 1
-    assert np.count_nonzero(off) <= 0.001 * off.size
+    assert np.count_nonzero(off) <= 0.002 * off.size
 
 
 @given(
@@ -143,7 +187,7 @@ def test_a_file_gives_what_timm_gives_for_it(format: str, crop_mode: str) -> Non
         image = opened.convert("RGB")
     expected = timm_crop(image, preprocessing)
     ours = decode(data, preprocessing, NO_LIMITS)
-    assert_as_timm(ours, expected)
+    assert_as_timm(ours, expected, image.size, preprocessing)
     np.testing.assert_array_equal(prepare(np.array(image), preprocessing, NO_LIMITS), ours)
 
 
