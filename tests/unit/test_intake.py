@@ -19,7 +19,9 @@ class Broken(Policy):
         raise ValueError("secret")
 
 
-def test_a_fault_of_ours_is_an_internal_error_and_logged(caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_fault_of_ours_is_an_internal_error_and_logged(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     intake = Intake(Routes([]), Broken(None, LimitSettings()), Lifecycle())
     exchange = intake.open("GET", "/v2", [(b"host", b"x")], 0.0)
     assert isinstance(exchange.refusal, InternalError)
