@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 import json
+from collections.abc import AsyncIterator
 from typing import Any
 
 import grpc
@@ -19,6 +20,7 @@ from tests.server.conftest import StartServer
 from tests.server.process import ServerProcess, eventually
 
 INFER = "/v2/models/realfake/infer"
+METHOD = "/inference.GRPCInferenceService/ModelInfer"
 ONE_AT_A_TIME = {"REALFAKE_BATCHING__MAX_BATCH_SIZE": "1"}
 OTHER_KEY = "rf_another-caller-0123456789abcdefgh"
 
@@ -80,6 +82,33 @@ async def test_what_would_be_late_is_refused_at_once_and_told_when_to_return(
         assert again.status_code == 200
         assert {(await task).status_code for task in waiting} == {200}
     assert not {20, 30} & set(reached(server))
+
+
+async def test_a_grpc_message_later_than_its_deadline_is_late_and_no_overload(
+    start_server: StartServer,
+) -> None:
+    """Whoever is told to retry would do so for ever: it is the upload that takes too long."""
+    server = start_server(ONE_AT_A_TIME, stub={"STUB_FORWARD_S": "1.5"}).wait_ready()
+    request = pb.ModelInferRequest(model_name="realfake")
+    request.inputs.add(name="image", datatype="BYTES", shape=[1]).contents.bytes_contents.append(
+        picture(2)
+    )
+
+    async def upload() -> AsyncIterator[bytes]:
+        await asyncio.sleep(0.3)
+        yield request.SerializeToString()
+
+    async with server.async_client() as client, grpc.aio.insecure_channel(server.grpc) as channel:
+        inside = post(client, 1)
+        await until_reached(server, 1)
+        method: Any = channel.stream_unary(METHOD, None, None)
+        metadata = [("x-api-key", server.api_key), ("x-request-timeout-ms", "100")]
+        with pytest.raises(grpc.aio.AioRpcError) as refused:
+            await method(upload(), metadata=metadata, timeout=30)
+        assert not inside.done(), "there was nothing inside any more"
+        assert (await inside).status_code == 200
+    assert refused.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+    assert str(refused.value.details()).startswith("DEADLINE_EXCEEDED: ")
 
 
 def retry_delay_s(error: grpc.aio.AioRpcError) -> float:

@@ -74,24 +74,6 @@ def test_a_grpc_caller_without_a_place_is_refused_before_it_sends(small: ServerP
     assert call.details().startswith("OVERLOADED: ")
 
 
-def test_a_grpc_message_later_than_its_deadline_is_late_and_no_overload(
-    small: ServerProcess, photo: bytes
-) -> None:
-    """A caller who is told to retry would do so for ever."""
-    message = pb.ModelInferRequest(model_name="realfake")
-    message.inputs.add(name="image", datatype="BYTES", shape=[1])
-    message.raw_input_contents.append(len(photo).to_bytes(4, "little") + photo)
-
-    def late() -> Iterator[bytes]:
-        threading.Event().wait(0.3)
-        yield message.SerializeToString()
-
-    hurried = (*key(small), ("x-request-timeout-ms", "100"))
-    call = while_held(small, [64], lambda: call_with(late(), small, hurried))
-    assert call.code() is grpc.StatusCode.DEADLINE_EXCEEDED
-    assert call.details().startswith("DEADLINE_EXCEEDED: ")
-
-
 def test_a_grpc_message_that_does_not_come_is_refused(small: ServerProcess) -> None:
     call = call_with(Endless(), small, key(small))
     assert call.code() is grpc.StatusCode.DEADLINE_EXCEEDED

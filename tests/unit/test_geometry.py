@@ -74,7 +74,7 @@ def assert_as_timm(
     cut = height > preprocessing.input_size[0] or width > preprocessing.input_size[1]
     smooth = preprocessing.interpolation in ("bicubic", "lanczos")
     if smooth and cut and (width, height) != size:
-        # Of 2,000 sizes 1.2 % in the worst, and 0.04 % on average.
+        # By hand, of 2,000 sizes: 1.2 % in the worst, and 0.04 % on average.
         off = np.abs(ours.astype(int) - timms)
         assert off.max() <= 2
         assert np.count_nonzero(off) <= 3 + 0.02 * off.size
