@@ -11,9 +11,10 @@ declare -A inputs=(
   [requirements/dev.txt]="requirements/cpu.in requirements/runtime.in requirements/dev.in"
   # In environments of their own: their pins contradict those above.
   [requirements/checkov.txt]="requirements/checkov.in"
+  [requirements/envoy.txt]="requirements/envoy.in"
 )
 # runtime.txt comes first: it decides the versions of the next two.
-locks=(requirements/{bootstrap,runtime,cpu,dev,checkov}.txt)
+locks=(requirements/{bootstrap,runtime,cpu,dev,checkov,envoy}.txt)
 peers=hack/bench/peers
 for directory in "$peers"/*/; do
   [ -f "$directory/requirements.in" ] || continue

@@ -21,6 +21,7 @@ OURS: Final = "realfake"
 RAW: Final = "raw body"
 GRPC: Final = "gRPC"
 OBEYING: Final = ", obeying Retry-After"
+OBEYING_MS: Final = ", obeying Retry-After-Ms"
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,18 +110,19 @@ def _grpc(model: str) -> Route:
     return Route(GRPC, caller, bodies.in_grpc)
 
 
-def _ours_http(deadline_s: float | None = None, *, obeys: bool = False) -> Route:
+def _ours_http(deadline_s: float | None = None, *, obeying: str = "") -> Route:
     def caller(task: Task, picture: bytes) -> Caller:
         headers = {"X-API-Key": task.api_key}
         if deadline_s is not None:
             headers["X-Request-Timeout-Ms"] = f"{deadline_s * 1000:.0f}"
         request = bodies.as_is(f"/v2/models/{OURS}/infer", picture, headers)
-        return HttpCaller(f"http://127.0.0.1:{task.port}", request)
+        url = f"http://127.0.0.1:{task.port}"
+        return HttpCaller(url, request, milliseconds=obeying == OBEYING_MS)
 
-    return Route(RAW + OBEYING * obeys, caller, bodies.in_v2, deadline_s, obeys)
+    return Route(RAW + obeying, caller, bodies.in_v2, deadline_s, bool(obeying))
 
 
-def _ours_grpc(deadline_s: float | None = None, *, obeys: bool = False) -> Route:
+def _ours_grpc(deadline_s: float | None = None, *, obeying: str = "") -> Route:
     def caller(task: Task, picture: bytes) -> Caller:
         return GrpcCaller(
             f"127.0.0.1:{task.grpc_port}",
@@ -129,7 +131,7 @@ def _ours_grpc(deadline_s: float | None = None, *, obeys: bool = False) -> Route
             deadline_s=deadline_s,
         )
 
-    return Route(GRPC + OBEYING * obeys, caller, bodies.in_grpc, deadline_s, obeys)
+    return Route(GRPC + obeying, caller, bodies.in_grpc, deadline_s, bool(obeying))
 
 
 def ours(deadline_s: float) -> Contestant:
@@ -145,7 +147,8 @@ def ours(deadline_s: float) -> Contestant:
         (
             *(_ours_http(), _ours_grpc()),
             *(_ours_http(deadline_s), _ours_grpc(deadline_s)),
-            *(_ours_http(deadline_s, obeys=True), _ours_grpc(deadline_s, obeys=True)),
+            *(_ours_http(deadline_s, obeying=each) for each in (OBEYING, OBEYING_MS)),
+            _ours_grpc(deadline_s, obeying=OBEYING),
         ),
         ("realfake", "kserve", "uvicorn", "grpcio"),
         Path(sys.executable),

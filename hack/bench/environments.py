@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import subprocess
+from pathlib import Path
 
 from hack.bench.contestants import ENVIRONMENTS, PEERS, Contestant
 from hack.load.server import ROOT
@@ -19,19 +20,27 @@ def install(peer: Contestant) -> None:
     Raises:
         NotInstalled: its packages cannot be had here.
     """
-    directory = ENVIRONMENTS / peer.name
-    lock = PEERS / peer.name / "requirements.txt"
+    install_from(PEERS / peer.name / "requirements.txt", peer.name, peer.title)
+
+
+def install_from(lock: Path, name: str, title: str) -> Path:
+    """The same for any lock: the directory of what it installs as programs.
+
+    Raises:
+        NotInstalled: its packages cannot be had here.
+    """
+    directory = ENVIRONMENTS / name
     made_from = directory / "made-from"
     digest = hashlib.sha256(lock.read_bytes()).hexdigest()
-    if made_from.is_file() and made_from.read_text() == digest:
-        return
-    print(f"installing {peer.title} (minutes on a first run)", flush=True)
-    uv = _run(["hack/find_uv.sh"]).strip()
-    python = _run(["hack/find_python.sh"]).strip()
-    _run([uv, "venv", "--quiet", "--no-config", "--clear", "--python", python, str(directory)])
-    into = ["--python", str(directory / "bin" / "python"), "--no-config", "--require-hashes"]
-    _run([uv, "pip", "sync", "--quiet", *into, str(lock)])
-    made_from.write_text(digest)
+    if not made_from.is_file() or made_from.read_text() != digest:
+        print(f"installing {title} (minutes on a first run)", flush=True)
+        uv = _run(["hack/find_uv.sh"]).strip()
+        python = _run(["hack/find_python.sh"]).strip()
+        _run([uv, "venv", "--quiet", "--no-config", "--clear", "--python", python, str(directory)])
+        into = ["--python", str(directory / "bin" / "python"), "--no-config", "--require-hashes"]
+        _run([uv, "pip", "sync", "--quiet", *into, str(lock)])
+        made_from.write_text(digest)
+    return directory / "bin"
 
 
 def _run(command: list[str]) -> str:

@@ -68,6 +68,12 @@ class Figures:
         """Cores that the client took."""
         return _median(cell.client_cpu_s / cell.taken_s for cell in self.cells(row, clients))
 
+    def came_back(self, row: Row, clients: int) -> tuple[int, int] | None:
+        """How many were answered of those who came back when they were told to, over all rounds."""
+        cells = self.cells(row, clients)
+        told = sum(cell.came_back for cell in cells)
+        return (sum(cell.came_back_good for cell in cells), told) if told else None
+
     def bad(self, row: Row, clients: int) -> dict[str, int]:
         """How often each code but the good ones, over all rounds."""
         found: dict[str, int] = {}

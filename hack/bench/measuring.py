@@ -176,4 +176,6 @@ def as_cell(
         seconds={name: percentile(ordered, share) for name, share in _SHARES.items()},
         cpu_s=cpu_s,
         client_cpu_s=client_cpu_s,
+        came_back=len(window.came_back),
+        came_back_good=sum(window.came_back),
     )

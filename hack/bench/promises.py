@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hack.bench.contestants import GRPC, OBEYING, OURS, RAW
+from hack.bench.contestants import GRPC, OBEYING, OBEYING_MS, OURS, RAW
 from hack.bench.figures import Figures, Row
 from hack.bench.results import Results
 
@@ -17,6 +17,8 @@ OF_THE_BEST_PEER = 2.0
 OF_ALONE = 1.2
 OF_THE_PEAK = 0.9
 REFUSED_S = 0.05
+OF_COMEBACKS = 0.9
+_OBEYING = {RAW: (OBEYING, OBEYING_MS), GRPC: (OBEYING,)}
 
 
 def promises(results: Results) -> list[list[str]]:
@@ -29,9 +31,11 @@ def promises(results: Results) -> list[list[str]]:
             if network != "debug":
                 found += [_saturation(figures, row)]
                 found += [_peers(figures, row, results, engine) for engine in _PEERS]
-            obeying = Row(OURS, _ENGINE, route + OBEYING)
             found += [_idle(figures, row), _deadline(figures, row, results)]
-            found += [_deadline(figures, obeying, results), _goodput(figures, row, results)]
+            for obeying in (Row(OURS, _ENGINE, route + way) for way in _OBEYING[route]):
+                found += [_deadline(figures, obeying, results)]
+                found += [_goodput(figures, obeying, row, results)]
+                found += [_comebacks(figures, obeying, results)]
         found += _overload(figures, results)
     return [row for row in found if row]
 
@@ -81,16 +85,28 @@ def _deadline(figures: Figures, row: Row, results: Results) -> list[str]:
     return [promise, _on(figures, row), f"{wait * 1000:.0f} ms", _kept(wait < deadline)]
 
 
-def _goodput(figures: Figures, row: Row, results: Results) -> list[str]:
+def _goodput(figures: Figures, row: Row, unhurried: Row, results: Results) -> list[str]:
     """Of callers who come back when they are told to."""
     deadline, most = results.options["deadline_s"], max(results.options["clients"])
-    obeying = Row(row.server, row.engine, row.route + OBEYING, deadline)
-    rate, peak = figures.goodput(obeying, most), figures.saturation(row)
+    hurried = Row(row.server, row.engine, row.route, deadline)
+    rate, peak = figures.goodput(hurried, most), figures.saturation(unhurried)
     if rate is None or not peak:
         return []
     promise = f"goodput under that deadline at least {OF_THE_PEAK:.0%} of the peak, {most} clients"
     measured = f"{rate:.0f} of {peak:.0f}/s: {rate / peak:.0%}"
-    return [promise, _on(figures, obeying), measured, _kept(rate / peak >= OF_THE_PEAK)]
+    return [promise, _on(figures, row), measured, _kept(rate / peak >= OF_THE_PEAK)]
+
+
+def _comebacks(figures: Figures, row: Row, results: Results) -> list[str]:
+    most = max(results.options["clients"])
+    hurried = Row(row.server, row.engine, row.route, results.options["deadline_s"])
+    found = figures.came_back(hurried, most)
+    if found is None:
+        return []
+    good, all_ = found
+    promise = f"who comes back when told to is answered, {OF_COMEBACKS:.0%} of {most} clients"
+    measured = f"{good} of {all_}: {good / all_:.0%}"
+    return [promise, _on(figures, row), measured, _kept(good / all_ >= OF_COMEBACKS)]
 
 
 def _overload(figures: Figures, results: Results) -> list[list[str]]:

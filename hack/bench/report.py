@@ -32,7 +32,7 @@ _READING: Final = """## How to read the tables
   the load itself took.
 - **Memory** is the proportional set size of all its processes, at most, looked at each second.
 - **Obeying Retry-After**: a refused caller waits as long as it is told to; the others ask again
-  at once.
+  at once. **Came back** is how many of those who waited were then answered.
 - **Start** is from the start of the process until its first good answer by each route.
 - **torch** and **onnx** are what computes: the same weights in torch's eager mode, or the bundle's
   own graph in ONNX Runtime. A peer's row with the latter shows what the server alone is worth.
@@ -172,13 +172,19 @@ def _deadlines(figures: Figures, results: Results) -> str:
                         *(row.route, str(count), _number(goodput or 0.0)),
                         *(_shown_ms(wait) for wait in waits),
                         _codes(figures.bad(row, count)),
+                        _comebacks(figures, row, count),
                     ]
                 )
     if not rows:
         return ""
     deadline = results.options["deadline_s"] * 1000
-    head = ("route", "clients", "goodput, /s", "accepted p50", "p99", "max", "refused")
+    head = ("route", "clients", "goodput, /s", "accepted p50", "p99", "max", "refused", "came back")
     return f"With a deadline of {deadline:.0f} ms for each request:\n\n{_table(head, rows)}"
+
+
+def _comebacks(figures: Figures, row: Row, clients: int) -> str:
+    found = figures.came_back(row, clients)
+    return "-" if found is None else f"{found[0]} of {found[1]} answered"
 
 
 def _overloads(figures: Figures, results: Results) -> str:

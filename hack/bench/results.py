@@ -45,6 +45,8 @@ class Cell:
     """One window. Attributes: seconds: of the good answers; by `p50`, `p90`, `p99` and `max`.
 
     cpu_s and client_cpu_s: what the server and the client used of the cores meanwhile.
+    came_back: requests of callers who had been refused and waited as told; and how many of those
+    were answered.
     """
 
     server: str
@@ -61,6 +63,8 @@ class Cell:
     seconds: dict[str, float | None]
     cpu_s: float
     client_cpu_s: float
+    came_back: int = 0
+    came_back_good: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ import asyncio
 import ssl
 from collections import deque
 from collections.abc import Mapping
+from functools import partial
 from typing import Final, cast
 from urllib.parse import urlsplit
 
@@ -19,7 +20,8 @@ RESPONSE_LIMIT_S: Final = 30.0
 class _Connection(asyncio.Protocol):
     """One keep-alive connection, one request at a time; methods named on_… are the parser's."""
 
-    def __init__(self) -> None:
+    def __init__(self, milliseconds: bool) -> None:
+        self._milliseconds = milliseconds
         self._parser = httptools.HttpResponseParser(self)
         self._answer: asyncio.Future[Answer] | None = None
         self._transport: asyncio.Transport
@@ -48,7 +50,10 @@ class _Connection(asyncio.Protocol):
         self._body = []
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        if name.lower() == b"retry-after" and value.isdigit():
+        name = name.lower()
+        if name == b"retry-after-ms" and self._milliseconds:
+            self._retry_after_s = float(value) / 1000
+        elif name == b"retry-after" and self._retry_after_s is None and value.isdigit():
             self._retry_after_s = float(value)
 
     def on_body(self, body: bytes) -> None:
@@ -77,16 +82,24 @@ class HttpCaller:
         request: the bytes of one HTTP/1.1 request.
         ca_file: PEM, instead of the certificates that this machine trusts.
         most_connections: a request that finds all in use waits, and its wait counts.
+        milliseconds: read Retry-After-Ms, where there is one, instead of Retry-After.
     """
 
     def __init__(
-        self, url: str, request: bytes, *, ca_file: str | None = None, most_connections: int = 1000
+        self,
+        url: str,
+        request: bytes,
+        *,
+        ca_file: str | None = None,
+        most_connections: int = 1000,
+        milliseconds: bool = False,
     ) -> None:
         parts = urlsplit(url)
         self._tls = ssl.create_default_context(cafile=ca_file) if parts.scheme == "https" else None
         self._host = parts.hostname or ""
         self._port = parts.port or (443 if self._tls else 80)
         self._request = request
+        self._connection = partial(_Connection, milliseconds)
         self._idle: deque[_Connection] = deque()
         self._places = asyncio.Semaphore(most_connections)
 
@@ -115,7 +128,9 @@ class HttpCaller:
             if connection.usable:
                 return connection
         loop = asyncio.get_running_loop()
-        _, made = await loop.create_connection(_Connection, self._host, self._port, ssl=self._tls)
+        _, made = await loop.create_connection(
+            self._connection, self._host, self._port, ssl=self._tls
+        )
         return made
 
     async def close(self) -> None:

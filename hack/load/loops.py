@@ -87,12 +87,13 @@ class ClosedLoop:
         await asyncio.gather(*self._tasks)
 
     async def _call(self) -> None:
-        waiting = True
+        waiting, came_back = True, False
         while self._going:
             began = time.monotonic()
             answer = await self._caller.ask()
             seconds = time.monotonic() - began
-            self._ended.append(Sample(answer.code, seconds, answer.retry_after_s))
+            self._ended.append(Sample(answer.code, seconds, answer.retry_after_s, came_back))
+            came_back = self._obeys and answer.retry_after_s is not None
             if waiting:
                 waiting = False
                 self._waiting -= 1

@@ -36,11 +36,15 @@ class Caller(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One request: seconds from when it was due until it was answered."""
+    """One request: seconds from when it was due until it was answered.
+
+    Attributes: came_back: its caller had been refused, and waited as long as it was told to.
+    """
 
     code: str
     seconds: float
     retry_after_s: float | None = None
+    came_back: bool = False
 
 
 @dataclass(slots=True)
@@ -68,6 +72,11 @@ class Window:
     def goodput(self, deadline_s: float) -> float:
         """Good answers within the deadline, a second."""
         return sum(seconds <= deadline_s for seconds in self.seconds()) / self.taken_s
+
+    @property
+    def came_back(self) -> list[bool]:
+        """Of each request whose caller waited as long as it was told to: was the answer good."""
+        return [sample.code in GOOD for sample in self.samples if sample.came_back]
 
     @property
     def errors(self) -> float:

@@ -62,6 +62,9 @@ class Exchange:
         headers = {}
         if error.retry_after_s is not None:
             headers["retry-after"] = str(math.ceil(error.retry_after_s))
+            # Whole seconds send all who were refused back in the same moment. This one is no
+            # standard; the SDKs of Azure and OpenAI read it.
+            headers["retry-after-ms"] = str(math.ceil(error.retry_after_s * 1000))
         if isinstance(error, Unauthenticated):
             headers["www-authenticate"] = "Bearer"
         if isinstance(error, MethodNotAllowed):

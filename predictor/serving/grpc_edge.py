@@ -163,14 +163,14 @@ async def _abort(context: Context, error: WireError, call: Call) -> NoReturn:
     status = Status(code=code.value[0], message=message)
     info = ErrorInfo(reason=error.code, domain=ERROR_DOMAIN, metadata={"request_id": identity})
     status.details.add().Pack(info)
+    trailing = [("x-request-id", identity), *call.headers.items()]
     if error.retry_after_s is not None:
+        milliseconds = math.ceil(error.retry_after_s * 1000)
         delay = Duration()
-        delay.FromMilliseconds(math.ceil(error.retry_after_s * 1000))
+        delay.FromMilliseconds(milliseconds)
         status.details.add().Pack(RetryInfo(retry_delay=delay))
-    trailing = (
-        ("x-request-id", identity),
-        ("grpc-status-details-bin", status.SerializeToString()),
-        *call.headers.items(),
-    )
-    await context.abort(code, message, trailing)
+        # What gRPC's own retries obey (gRFC A6); they do not look into the details.
+        trailing.append(("grpc-retry-pushback-ms", str(milliseconds)))
+    details = ("grpc-status-details-bin", status.SerializeToString())
+    await context.abort(code, message, (*trailing, details))
     raise AssertionError("abort always raises")

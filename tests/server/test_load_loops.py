@@ -23,7 +23,7 @@ Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]
 
 
 @asynccontextmanager
-async def caller_of(handler: Handler) -> AsyncIterator[HttpCaller]:
+async def caller_of(handler: Handler, *, milliseconds: bool = False) -> AsyncIterator[HttpCaller]:
     """A caller of a server of one's own."""
 
     async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -36,7 +36,7 @@ async def caller_of(handler: Handler) -> AsyncIterator[HttpCaller]:
 
     server = await asyncio.start_server(handle, "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
-    caller = HttpCaller(f"http://127.0.0.1:{port}", REQUEST)
+    caller = HttpCaller(f"http://127.0.0.1:{port}", REQUEST, milliseconds=milliseconds)
     async with asyncio.timeout(LIMIT_S):
         yield caller
     await caller.close()
@@ -175,6 +175,21 @@ async def test_a_caller_that_obeys_comes_back_when_it_is_told_to(obeys: bool) ->
         window = await loop.window(0.2)
         await loop.stop()  # which waits for nobody's hour
     assert (window.codes["503"] == 1) is obeys
+
+
+async def test_who_came_back_is_told_apart_and_may_be_told_to_the_millisecond() -> None:
+    handler, _ = answering(REFUSED.replace(b"\r\n", b"\r\nretry-after-ms: 20\r\n", 1), *[OK] * 4)
+    async with caller_of(handler, milliseconds=True) as caller:
+        loop = ClosedLoop(caller, 1, obeys=True)
+        loop.start()
+        window = await loop.window(0.2)
+        await loop.stop()
+    codes = [(sample.code, sample.came_back) for sample in window.samples]
+    assert codes[:6] == [
+        *(("503", False), ("200", True), ("200", False), ("200", False), ("200", False)),
+        ("503", False),
+    ]
+    assert window.came_back[:1] == [True]
 
 
 async def test_the_warm_up_lasts_until_every_caller_was_answered() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import json
 import re
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -55,6 +56,7 @@ RATES = {
     "whole": "5/minute",
     "retry-after": "3/2second",
     "retry-info": "2/3second",
+    "pushback": "2/2second",
     "flood": "25/day",
     "greedy": "1/day",
     "never": "2/day",
@@ -181,6 +183,21 @@ async def test_who_obeys_retry_info_is_served(limited: ServerProcess) -> None:
     assert status.details[1].Unpack(retry)
     await asyncio.sleep(retry.retry_delay.ToTimedelta().total_seconds())
     assert caller.call(2)[1] is None
+
+
+def test_grpcs_own_retry_comes_back_when_it_is_told_to(limited: ServerProcess) -> None:
+    """With a policy of its own alone it would have asked five times within a tenth of a second."""
+    caller = Caller(limited, "pushback")
+    policy = {
+        **{"maxAttempts": 5, "initialBackoff": "0.01s", "maxBackoff": "0.01s"},
+        **{"backoffMultiplier": 1, "retryableStatusCodes": ["RESOURCE_EXHAUSTED"]},
+    }
+    config = {"methodConfig": [{"name": [{}], "retryPolicy": policy}]}
+    assert caller.call(2)[1] is None
+    options = [("grpc.service_config", json.dumps(config))]
+    with grpc.insecure_channel(limited.grpc, options) as channel:
+        stub = pb_grpc.GRPCInferenceServiceStub(channel)
+        stub.ModelInfer(picture_request(2), metadata=caller.metadata, timeout=30)
 
 
 async def test_a_flood_on_both_protocols_is_admitted_to_the_picture(limited: ServerProcess) -> None:

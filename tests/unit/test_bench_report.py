@@ -63,7 +63,9 @@ def results() -> Results:
             cell(OURS, 1, 40.0, number=number, wait_s=0.022),
             cell(OURS, 100, 99.0 + number, number=number),
             cell(replace(OURS, deadline_s=0.25), 100, 80.0, number=number, wait_s=0.2),
-            cell(OBEYING, 100, 190.0, number=number, wait_s=0.2),
+            replace(
+                cell(OBEYING, 100, 190.0, number=number, wait_s=0.2), came_back=10, came_back_good=9
+            ),
             cell(PEER, 1, 30.0, number=number),
             cell(PEER, 100, 45.0, number=number, wait_s=1.0),
         ]
@@ -99,7 +101,11 @@ def test_a_stream_that_nobody_can_answer_is_held_against_the_capacity(overloaded
 
 def test_callers_who_obey_are_held_against_the_peak(results: Results) -> None:
     rows = [row for row in promises(results) if "obeying" in row[1]]
-    assert [row[2:] for row in rows] == [["200 ms", "yes"], ["95 of 100/s: 95%", "yes"]]
+    assert [row[2:] for row in rows] == [
+        *(["200 ms", "yes"], ["95 of 100/s: 95%", "yes"]),
+        ["18 of 20: 90%", "yes"],
+    ]
+    assert "| 503: 14 | 18 of 20 answered |" in page(results)
 
 
 def test_figures_are_medians_over_the_rounds(results: Results) -> None:
@@ -119,7 +125,7 @@ def test_figures_are_medians_over_the_rounds(results: Results) -> None:
 def test_promises_are_held_against_them(results: Results) -> None:
     kept = {row[0].split(" of ")[0]: row[3] for row in promises(results)}
     assert set(kept.values()) == {"yes"}
-    assert len(kept) == 5
+    assert len(kept) == 6
 
 
 @pytest.mark.parametrize(
@@ -129,6 +135,7 @@ def test_promises_are_held_against_them(results: Results) -> None:
         (cell(OURS, 100, 89.0), "at least 2 times"),
         (cell(OURS, 1, 40.0, wait_s=0.025), "idle latency"),
         (cell(replace(OURS, deadline_s=0.25), 100, 80.0, wait_s=0.25), "p99"),
+        (replace(cell(OBEYING, 100, 190.0), came_back=10, came_back_good=8), "who comes back"),
     ],
 )
 def test_a_promise_that_is_not_kept_is_shown_so(
