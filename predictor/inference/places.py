@@ -31,20 +31,21 @@ class Places:
     def holders(self) -> list[tuple[str, int]]:
         return list(self._held.items())
 
-    def fit(self, caller: str | None, count: int = 1) -> bool:
+    def fit(self, caller: str | None, count: int = 1, *, begun: int = 0) -> bool:
         """Whether `count` more may be taken.
 
         Args:
             caller: None where callers are not told apart; then there is nobody to be fair to.
+            begun: places that the same request holds already.
         """
         left = self.total - self.taken - count
-        # Whoever holds nothing yet gets in wherever there is room.
-        held = 0 if caller is None else self._held[caller]
-        return left >= 0 and (not held or held + count <= _PER_FREE_PLACE * left)
+        # Whoever holds nothing else yet gets in wherever there is room.
+        held = begun if caller is None else self._held[caller]
+        return left >= 0 and (held == begun or held + count <= _PER_FREE_PLACE * left)
 
-    def take(self, caller: str | None, count: int = 1) -> bool:
+    def take(self, caller: str | None, count: int = 1, *, begun: int = 0) -> bool:
         """Take `count` places where they `fit`, else none."""
-        if not self.fit(caller, count):
+        if not self.fit(caller, count, begun=begun):
             return False
         if caller is not None:
             self._held[caller] += count

@@ -66,25 +66,33 @@ def decode_json(
     return _decode(body, None, model, max_pictures)
 
 
+def read_json_length(header: str, body: bytes | memoryview) -> int:
+    """Bytes of JSON before the tensors, from Inference-Header-Content-Length.
+
+    Raises:
+        InvalidRequest: it is no length, or more than there is.
+    """
+    if _LENGTH.fullmatch(header) is None or int(header) > len(body):
+        raise InvalidRequest(
+            "Inference-Header-Content-Length: must be the length of the JSON in bytes, at most "
+            f"that of the body ({len(body)})"
+        )
+    return int(header)
+
+
 def decode_binary(
-    body: bytes | memoryview, json_length: str | int, model: ModelDescription, *, max_pictures: int
+    body: bytes | memoryview, json_length: int, model: ModelDescription, *, max_pictures: int
 ) -> InferCall:
     """Read a request whose tensors may follow the JSON as bytes. The pictures are views of `body`.
 
     Args:
-        json_length: the Inference-Header-Content-Length header, in bytes.
+        json_length: as `read_json_length` has it.
 
     Raises:
         InvalidRequest: naming the place and the fix; every byte must be accounted for.
     """
     view = memoryview(body)
-    text = str(json_length)
-    if _LENGTH.fullmatch(text) is None or int(text) > len(view):
-        raise InvalidRequest(
-            "Inference-Header-Content-Length: must be the length of the JSON in bytes, at most "
-            f"that of the body ({len(view)})"
-        )
-    return _decode(view[: int(text)], view[int(text) :], model, max_pictures)
+    return _decode(view[:json_length], view[json_length:], model, max_pictures)
 
 
 def decode_tensors(

@@ -6,52 +6,57 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from predictor.errors import Overloaded
+from predictor.inference.places import Places
 
 
 class ByteBudget:
-    """Lives on the event loop, so it needs no lock.
+    """Shared between callers as `Places` are. Lives on the event loop, so it needs no lock.
 
     Args:
         limit: most bytes held at once (`limits.max_bytes_in_flight`).
     """
 
     def __init__(self, limit: int) -> None:
-        self.held = 0
-        self._limit = limit
+        self._bytes = Places(limit)
+
+    @property
+    def held(self) -> int:
+        return self._bytes.taken
 
     @contextmanager
-    def hold(self) -> Iterator[Hold]:
-        """One request's part, nothing at first, given back whole at the end."""
-        hold = Hold(self)
+    def hold(self, caller: str | None = None) -> Iterator[Hold]:
+        """One request's part, nothing at first, given back whole at the end.
+
+        Args:
+            caller: whose share it is; None where callers are not told apart.
+        """
+        hold = Hold(self._bytes, caller)
         try:
             yield hold
         finally:
-            self.held -= hold.size
-
-    def take(self, size: int) -> None:
-        """Raises Overloaded: `size` more bytes are not to be had."""
-        if self.held + size > self._limit:
-            raise Overloaded(
-                "the requests in flight hold all the memory they may (limits.max_bytes_in_flight); "
-                "retry later",
-                reason="bytes",
-            )
-        self.held += size
+            self._bytes.give_back(caller, hold.size)
 
 
 class Hold:
     """What one request holds."""
 
-    def __init__(self, budget: ByteBudget) -> None:
+    def __init__(self, budget: Places, caller: str | None) -> None:
         self.size = 0
         self._budget = budget
+        self._caller = caller
 
     def cover(self, size: int) -> None:
         """Hold at least `size` bytes in all.
 
         Raises:
-            Overloaded: there are not so many left.
+            Overloaded: there are not so many left, or not for this caller.
         """
-        if size > self.size:
-            self._budget.take(size - self.size)
-            self.size = size
+        if size <= self.size:
+            return
+        if not self._budget.take(self._caller, size - self.size, begun=self.size):
+            raise Overloaded(
+                "the requests in flight hold all the memory they may (limits.max_bytes_in_flight); "
+                "retry later",
+                reason="bytes",
+            )
+        self.size = size

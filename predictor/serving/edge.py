@@ -96,7 +96,7 @@ class Edge:
             return await route.handler(request)
         with (
             self._policy.admit(exchange.call.key_id, request.deadline),
-            self._policy.bytes.hold() as hold,
+            self._policy.bytes.hold(request.key_id) as hold,
         ):
             request.body = await self._body(exchange, receive, hold)
             return await _run(route.handler(request), receive, request.deadline)

@@ -164,7 +164,8 @@ class GrpcServer:
         )
         servicer = InferenceServicer(plane, limits.max_pictures)
         self._server.add_generic_rpc_handlers([_v2_handlers(servicer)])
-        self._health = HealthServicer(plane, limits.max_connections)
+        # They keep their connections open: most are left to callers.
+        self._health = HealthServicer(plane, max(1, limits.max_connections // 4))
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
 
     def bind(self, host: str, port: int, certificates: CertificateStore | None = None) -> int:

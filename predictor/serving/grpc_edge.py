@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Final, NoReturn, TypeAlias
 
@@ -66,10 +66,27 @@ class GrpcEdge(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # not gen
     def _guarded(self, method: str, handler: Any) -> Any:
         if handler.unary_unary is None:
             # A stream does not pass the policy, so only a public one exists.
-            return handler if method in PUBLIC else None
+            return self._stream(method, handler) if method in PUBLIC else None
         behavior = self._reader.reading(handler.unary_unary, handler.request_deserializer)
         return grpc.stream_unary_rpc_method_handler(
             self._wrap(method, behavior), response_serializer=handler.response_serializer
+        )
+
+    def _stream(self, method: str, handler: Any) -> Any:
+        read = self._reader.reader(handler.request_deserializer)
+
+        async def call(messages: AsyncIterator[bytes], context: Context) -> AsyncIterator[Any]:
+            known = Call("grpc", method, request_id(None), public=True, deadline=math.inf)
+            try:
+                with self._policy.bytes.hold() as hold:
+                    request = await read(messages, known, hold)
+                async for answer in handler.unary_stream(request, context):
+                    yield answer
+            except WireError as error:
+                await _abort(context, error, known)
+
+        return grpc.stream_stream_rpc_method_handler(
+            call, response_serializer=handler.response_serializer
         )
 
     def _wrap(self, method: str, behavior: Behavior) -> Behavior:

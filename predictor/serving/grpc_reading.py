@@ -12,17 +12,30 @@ yet (its flow-control window, 64 KiB at first).
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import contextmanager, nullcontext, suppress
 from typing import Any, Final, TypeAlias
 
 from google.protobuf.message import DecodeError
 
-from predictor.errors import InvalidRequest, RequestTimeout
-from predictor.serving.byte_budget import ByteBudget
+from predictor.errors import DeadlineExceeded, InvalidRequest, PayloadTooLarge, RequestTimeout
+from predictor.protocol.message_size import check_message_size, shape_of
+from predictor.serving.byte_budget import ByteBudget, Hold
+from predictor.serving.call import Call, call_var
+from predictor.serving.policy import LATE
 from predictor.settings import LimitSettings
 
 Behavior: TypeAlias = Callable[[Any, Any], Awaitable[Any]]
+Deserialize: TypeAlias = Callable[[bytes], Any]
+Read: TypeAlias = Callable[[AsyncIterator[bytes], Call, Hold], Awaitable[Any]]
 
+STRANGERS: Final = 4
+"""Messages of callers without a key that are received at once. An honest one is here as soon as its
+head is; so of too many the one that has waited longest is refused."""
+STRANGERS_BYTES: Final = 4096
+"""The name of a model or a service."""
 FRAMING_BYTES: Final = 64 * 1024
 """Room for the protobuf framing around `limits.max_request_bytes` of tensor data."""
 SETTLE_S: Final = 0.1
@@ -31,33 +44,55 @@ PING_INTERVAL_MS: Final = 5_000
 
 
 class MessageReader:
-    """Turns a handler of one message into one of a stream that has one."""
+    """Receives the one message of a call, and parses it."""
 
     def __init__(self, limits: LimitSettings, budget: ByteBudget) -> None:
         self._timeout_s = limits.receive_timeout_s
+        self._max_values = limits.max_json_values
         self._budget = budget
+        self._strangers: deque[asyncio.Timeout] = deque()
 
-    def reading(self, behavior: Behavior, deserialize: Callable[[bytes], Any]) -> Behavior:
+    def reading(self, behavior: Behavior, deserialize: Deserialize) -> Behavior:
+        """Turn a handler of one message into one of a stream that has one."""
+        read = self.reader(deserialize)
+
         async def call(messages: AsyncIterator[bytes], context: Any) -> Any:
-            with self._budget.hold() as hold:
-                raw = await self._receive(messages)
-                # The parsed message holds what it was parsed from a second time.
-                hold.cover(2 * len(raw))
-                try:
-                    request = deserialize(raw)
-                except DecodeError:
-                    raise InvalidRequest("the message is not of the type of this method") from None
-                del raw
-                return await behavior(request, context)
+            known = call_var.get()
+            with self._budget.hold(known.key_id) as hold:
+                return await behavior(await read(messages, known, hold), context)
 
         return call
 
-    async def _receive(self, messages: AsyncIterator[bytes]) -> bytes:
+    def reader(self, deserialize: Deserialize) -> Read:
+        """What receives and parses messages of one type, and raises WireErrors."""
+        shape = shape_of(deserialize(b"").DESCRIPTOR)
+
+        async def read(messages: AsyncIterator[bytes], call: Call, hold: Hold) -> Any:
+            raw = await self._receive(messages, call)
+            if call.public and len(raw) > STRANGERS_BYTES:
+                raise PayloadTooLarge(
+                    f"the message has {len(raw)} bytes, and {STRANGERS_BYTES} hold every name"
+                )
+            if not call.public:  # whoever has no key does not find the memory of keys used up
+                hold.cover(2 * len(raw))  # as it came, and parsed
+            check_message_size(raw, shape, self._max_values)
+            try:
+                return deserialize(raw)
+            except DecodeError:
+                raise InvalidRequest("the message is not of the type of this method") from None
+
+        return read
+
+    async def _receive(self, messages: AsyncIterator[bytes], call: Call) -> bytes:
+        left_s = max(0.0, call.deadline - time.monotonic())
         try:
-            async with asyncio.timeout(self._timeout_s):
-                async for message in messages:
-                    return message
+            async with asyncio.timeout(min(self._timeout_s, left_s)) as timer:
+                with self._one_of_few(timer) if call.public else nullcontext():
+                    async for message in messages:
+                        return message
         except TimeoutError:
+            if left_s < self._timeout_s:
+                raise DeadlineExceeded(LATE) from None
             raise RequestTimeout(
                 f"the message did not arrive within {self._timeout_s:g} s "
                 "(limits.receive_timeout_s)"
@@ -66,6 +101,19 @@ class MessageReader:
         # to answer a call that has ended is an error it logs.
         await asyncio.sleep(SETTLE_S)
         raise InvalidRequest("the call ended without a message")
+
+    @contextmanager
+    def _one_of_few(self, timer: asyncio.Timeout) -> Iterator[None]:
+        if len(self._strangers) == STRANGERS:
+            longest = self._strangers.popleft()
+            if not longest.expired():
+                longest.reschedule(0.0)
+        self._strangers.append(timer)
+        try:
+            yield
+        finally:
+            with suppress(ValueError):
+                self._strangers.remove(timer)
 
 
 def connection_options(limits: LimitSettings, keep_alive_s: float) -> list[tuple[str, int]]:

@@ -7,16 +7,20 @@ that a stop waits out its whole grace for one watching client; this one ends the
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncIterator
-from typing import Any
+from typing import Any, Final
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from predictor.errors import Overloaded
 from predictor.serving.data_plane import RealFakeDataPlane
 from predictor.serving.lifecycle import State
 
 OVERALL = ""
+MAX_OF_A_CONNECTION: Final = 8
+"""A client's load balancer watches once, each of its channels."""
 V2_SERVICE = "inference.GRPCInferenceService"
 
 _SERVING = health_pb2.HealthCheckResponse.SERVING
@@ -28,12 +32,13 @@ class HealthServicer(health_pb2_grpc.HealthServicer):  # type: ignore[misc]  # u
     """Answers for the server (``""``), the V2 service, and each model by name.
 
     Args:
-        max_watches: most `Watch` streams, which need no key and last for ever; more are refused.
+        max_watches: most `Watch` streams, which need no key and last for ever; more are refused,
+            and of one connection more than `MAX_OF_A_CONNECTION`.
     """
 
     def __init__(self, plane: RealFakeDataPlane, max_watches: int) -> None:
         self._plane = plane
-        self._watches = 0
+        self._watches: Counter[str] = Counter()  # by connection
         self._max_watches = max_watches
         self._changed = asyncio.Event()
         self._ended = False
@@ -66,9 +71,11 @@ class HealthServicer(health_pb2_grpc.HealthServicer):  # type: ignore[misc]  # u
     async def Watch(
         self, request: Any, context: grpc.aio.ServicerContext[Any, Any]
     ) -> AsyncIterator[Any]:
-        if self._watches >= self._max_watches:
-            await context.abort(grpc.StatusCode.UNAVAILABLE, "OVERLOADED: too many watches")
-        self._watches += 1
+        peer = context.peer()
+        watches = self._watches
+        if watches.total() >= self._max_watches or watches[peer] >= MAX_OF_A_CONNECTION:
+            raise Overloaded("too many watches; retry later, or use Check")
+        watches[peer] += 1
         try:
             last: int | None = None
             while not self._ended:
@@ -80,4 +87,6 @@ class HealthServicer(health_pb2_grpc.HealthServicer):  # type: ignore[misc]  # u
                     yield health_pb2.HealthCheckResponse(status=current)
                 await changed.wait()
         finally:
-            self._watches -= 1
+            watches[peer] -= 1
+            if not watches[peer]:
+                del watches[peer]

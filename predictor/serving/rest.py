@@ -155,7 +155,9 @@ class RestApi:
     def _parse_v2_binary(
         self, body: bytes, json_length: str, model: ModelDescription
     ) -> Job[HttpResponse]:
-        call = v2.decode_binary(body, json_length, model, max_pictures=self._limits.max_pictures)
+        length = v2.read_json_length(json_length, body)
+        check_json_size(body[:length], self._limits.max_json_values)
+        call = v2.decode_binary(body, length, model, max_pictures=self._limits.max_pictures)
         return self._v2_job(call, model)
 
     def _parse_raw_v2(self, body: bytes, model: ModelDescription) -> Job[HttpResponse]:

@@ -195,8 +195,9 @@ class LimitSettings(Group):
         1_000_000,
         ge=1000,
         le=100_000_000,
-        description="Values in one JSON body; more is PAYLOAD_TOO_LARGE. Parsing numbers stops "
-        "every other request meanwhile; binary tensors and base64 pictures do not count.",
+        description="Values in one JSON body, or numbers in the typed contents of one gRPC "
+        "message; more is PAYLOAD_TOO_LARGE. Parsing them stops every other request meanwhile; "
+        "binary tensors and encoded pictures do not count.",
     )
     max_in_flight: int = Field(
         512,

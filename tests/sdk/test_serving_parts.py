@@ -7,6 +7,7 @@ import gzip
 import time
 import zlib
 from collections.abc import Sequence
+from contextlib import ExitStack
 from typing import Any
 
 import pytest
@@ -19,6 +20,7 @@ from predictor.errors import (
     Unauthenticated,
     UnsupportedMedia,
 )
+from predictor.inference.places import Places
 from predictor.protocol.json_size import check_json_size
 from predictor.security.api_keys import ApiKeys, Key
 from predictor.serving.byte_budget import ByteBudget, Hold
@@ -153,7 +155,7 @@ def chunk(body: bytes, more: bool = False) -> dict[str, Any]:
 
 
 def hold(limit: int = 1000) -> Hold:
-    return Hold(ByteBudget(limit))
+    return Hold(Places(limit), caller=None)
 
 
 async def test_a_body_in_pieces_is_put_together() -> None:
@@ -236,6 +238,19 @@ def test_a_budget_is_given_back_whole() -> None:
     assert budget.held == 0
     with budget.hold() as again:
         again.cover(100)
+
+
+def test_a_caller_alone_holds_no_more_than_leaves_room_for_another() -> None:
+    budget = ByteBudget(100)
+    with ExitStack() as held:
+        for _ in range(8):
+            held.enter_context(budget.hold("flood")).cover(10)
+        with pytest.raises(Overloaded):
+            held.enter_context(budget.hold("flood")).cover(10)
+        newcomer = held.enter_context(budget.hold("other"))
+        for size in (5, 10, 15, 20):  # its own growth takes nobody's share
+            newcomer.cover(size)
+    assert budget.held == 0
 
 
 async def test_an_encoding_nobody_named_is_refused() -> None:

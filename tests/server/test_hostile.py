@@ -174,6 +174,15 @@ def test_too_many_json_values_are_refused_unparsed(server: ServerProcess) -> Non
     assert refusal(response) == "PAYLOAD_TOO_LARGE"
 
 
+def test_json_before_tensors_is_counted_as_well(server: ServerProcess) -> None:
+    body = b'{"inputs":[' + b"[]," * 1_000_000 + b"0]}"
+    with server.client() as client:
+        response = client.post(
+            INFER, content=body, headers={"Inference-Header-Content-Length": str(len(body))}
+        )
+    assert refusal(response) == "PAYLOAD_TOO_LARGE"
+
+
 def _chunks(size: int) -> Iterator[bytes]:
     for _ in range(size // 65536 + 1):
         yield b"\0" * 65536

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import io
 import json
 from collections.abc import AsyncIterator
@@ -18,6 +19,7 @@ from tritonclient.grpc import service_pb2_grpc as pb_grpc
 
 from tests.server.conftest import StartServer
 from tests.server.process import ServerProcess, eventually
+from tests.server.raw import connect, head
 
 INFER = "/v2/models/realfake/infer"
 METHOD = "/inference.GRPCInferenceService/ModelInfer"
@@ -164,3 +166,27 @@ async def test_a_key_that_floods_leaves_room_for_another(start_server: StartServ
         assert (await post(client, 100, X_API_Key=OTHER_KEY)).status_code == 200
         codes = [(await task).status_code for task in flood]
     assert set(codes) == {200, 503}
+
+
+async def test_a_key_that_announces_much_leaves_bytes_for_another(
+    start_server: StartServer,
+) -> None:
+    """Bodies that are announced, and never come."""
+    size = 1024 * 1024
+    server = start_server(
+        {
+            "REALFAKE_LIMITS__MAX_REQUEST_BYTES": str(size),
+            "REALFAKE_LIMITS__MAX_IMAGE_BYTES": str(size),
+            "REALFAKE_LIMITS__MAX_BYTES_IN_FLIGHT": str(10 * size),
+        },
+        stub={},
+        keys={"other": OTHER_KEY},
+    ).wait_ready()
+    request = head(server, "Content-Type: image/png", f"Content-Length: {size}")
+    with contextlib.ExitStack() as stack:
+        for _ in range(10):
+            stack.enter_context(connect(server)).sendall(request)
+        async with server.async_client() as client:
+            while (await post(client, 1)).status_code == 200:
+                pass  # until all of them have been read
+            assert (await post(client, 2, X_API_Key=OTHER_KEY)).status_code == 200

@@ -28,6 +28,12 @@ from tests.server.raw import (
 )
 
 METHOD = "/inference.GRPCInferenceService/ModelInfer"
+PUBLIC = [
+    "/inference.GRPCInferenceService/ServerLive",
+    "/inference.GRPCInferenceService/ModelReady",
+    "/grpc.health.v1.Health/Check",
+    "/grpc.health.v1.Health/Watch",
+]
 
 
 pytestmark = pytest.mark.usefixtures("others_are_served")
@@ -78,6 +84,45 @@ def test_a_grpc_message_that_does_not_come_is_refused(small: ServerProcess) -> N
     call = call_with(Endless(), small, key(small))
     assert call.code() is grpc.StatusCode.DEADLINE_EXCEEDED
     assert call.details().startswith("REQUEST_TIMEOUT: ")
+
+
+def test_a_deadline_does_not_wait_for_a_grpc_message(small: ServerProcess) -> None:
+    metadata = (*key(small), ("x-request-timeout-ms", "100"))
+    call = call_with(Endless(), small, metadata)
+    assert call.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+    assert call.details().startswith("DEADLINE_EXCEEDED: ")
+
+
+@pytest.mark.parametrize("method", PUBLIC)
+def test_messages_of_strangers_are_received_a_few_at_a_time(
+    method: str, small: ServerProcess
+) -> None:
+    """Each may be as large as a picture, and nobody knows how large before it is here."""
+    with grpc.insecure_channel(small.grpc) as channel:
+        open_call: Any = channel.stream_stream(method, None, None)
+        calls = [open_call(iter(Endless()), timeout=PATIENCE_S) for _ in range(12)]
+        early = [answered(call) for call in calls[:8]]
+        assert not any(call.done() for call in calls[8:]), "they were all too slow"
+        honest = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest())
+        assert honest.status == health_pb2.HealthCheckResponse.SERVING
+        late = [answered(call) for call in calls[8:]]
+    assert {call.code() for call in (*early, *late)} == {grpc.StatusCode.DEADLINE_EXCEEDED}
+    assert {call.details()[:17] for call in early} == {"REQUEST_TIMEOUT: "}
+
+
+@pytest.mark.parametrize("method", PUBLIC)
+def test_a_large_message_of_a_stranger_is_refused(method: str, small: ServerProcess) -> None:
+    with grpc.insecure_channel(small.grpc) as channel:
+        call: Any = channel.stream_stream(method, None, None)(iter([b"\x0a\x01a" * 2000]))
+        answered(call)
+    assert call.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert call.details().startswith("PAYLOAD_TOO_LARGE: ")
+
+
+def test_a_grpc_message_of_many_fields_is_refused_unparsed(small: ServerProcess) -> None:
+    call = call_with([b"\x2a\x00" * (REQUEST_BYTES // 2)], small, key(small))
+    assert call.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert call.details().startswith("PAYLOAD_TOO_LARGE: ")
 
 
 @pytest.mark.parametrize("messages", [[b"\xff\xff\xff\xff"], []], ids=["nonsense", "nothing"])
@@ -132,8 +177,12 @@ def test_watches_without_end_are_bounded(small: ServerProcess) -> None:
             health_pb2_grpc.HealthStub(stack.enter_context(grpc.insecure_channel(small.grpc, own)))
             for _ in range(3)
         ]
-        held = watches(stubs[0], MAX_CONNECTIONS // 2) + watches(stubs[1], MAX_CONNECTIONS // 2)
+        held = watches(stubs[0], 8)
         assert refusals(held) == []
+        assert refusals(watches(stubs[0], 1)) == [grpc.StatusCode.UNAVAILABLE]
+        # Most connections are left to those who have a key.
+        held += watches(stubs[1], MAX_CONNECTIONS // 4 - 8)
+        assert refusals(held[8:]) == []
         assert refusals(watches(stubs[2], 2)) == [grpc.StatusCode.UNAVAILABLE] * 2
         held[0].cancel()
         eventually(lambda: not refusals(watches(stubs[2], 1)) or None, PATIENCE_S, "the place left")

@@ -57,10 +57,11 @@ def decode(body: Any) -> InferCall:
 
 
 def decode_binary(head: Any, tail: bytes, length: str | int | None = None) -> InferCall:
+    """Args: length: as the header has it, instead of the true one."""
     raw = json.dumps(head).encode()
-    return v2.decode_binary(
-        raw + tail, len(raw) if length is None else length, MODEL, max_pictures=MAX_PICTURES
-    )
+    body = raw + tail
+    json_length = v2.read_json_length(str(len(raw) if length is None else length), body)
+    return v2.decode_binary(body, json_length, MODEL, max_pictures=MAX_PICTURES)
 
 
 def binary_entry(entry: dict[str, Any], tail: bytes) -> dict[str, Any]:

@@ -104,7 +104,11 @@ def attempt_json(body: bytes) -> InferCall | None:
 
 
 def attempt_binary(body: bytes, length: str | int) -> InferCall | None:
-    return attempt_call(lambda: v2.decode_binary(body, length, MODEL, max_pictures=MAX_PICTURES))
+    def decode() -> InferCall:
+        json_length = v2.read_json_length(str(length), body)
+        return v2.decode_binary(body, json_length, MODEL, max_pictures=MAX_PICTURES)
+
+    return attempt_call(decode)
 
 
 def replace_somewhere(value: Any, replacement: Any, draw: Callable[..., Any]) -> Any:
