@@ -8,6 +8,7 @@ forwards have cost lately, times how far off such expectations have been; it als
 
 from __future__ import annotations
 
+import asyncio
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -16,6 +17,7 @@ from typing import Final
 
 from predictor.errors import DeadlineExceeded, Overloaded
 from predictor.inference.cost import CostCurve
+from predictor.inference.delivery import is_late
 from predictor.inference.places import Places
 
 _MEMORY: Final = 0.05
@@ -134,10 +136,11 @@ class Admission:
         try:
             yield
             self._learn(expected, time.monotonic() - arrived)
-        except DeadlineExceeded:
-            # It would have taken longer still; not to learn from it would be to learn from the
-            # lucky ones only.
-            self._learn(expected, _AT_LEAST * (time.monotonic() - arrived))
+        except (DeadlineExceeded, asyncio.CancelledError):
+            # What is late, and whoever notices it first, would have taken longer still; not to
+            # learn from it would be to learn from the lucky ones only.
+            if is_late(deadline):
+                self._learn(expected, _AT_LEAST * (time.monotonic() - arrived))
             raise
         finally:
             self._places.give_back(caller, pictures)

@@ -110,7 +110,7 @@ class Classifier:
         """
         timeline = timeline or Timeline(time.monotonic())
         timeline.pictures = len(pictures)
-        with observed(self._observer, len(pictures)):
+        with observed(self._observer, len(pictures), deadline):
             results = await self._classify(pictures, caller, deadline, timeline)
         self._observer.classified(results)
         return results

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Sequence
 from contextvars import Context
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +24,14 @@ Kind: TypeAlias = tuple[str, tuple[int, ...]]
 """The dtype, as its one character, and the shape: what may share a forward."""
 
 EXPIRED = "the deadline passed before the picture was classified"
+EARLY_S: Final = 0.01
+"""How long before a deadline its timers may go off: an event loop's counts whole milliseconds, and
+the caller's own runs on another clock."""
+
+
+def is_late(deadline: float | None) -> bool:
+    """Whether a request that ends now, without an answer, ends because its time is over."""
+    return deadline is not None and time.monotonic() >= deadline - EARLY_S
 
 
 @dataclass(slots=True, eq=False)

@@ -6,7 +6,8 @@ import asyncio
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-from predictor.errors import InternalError, WireError
+from predictor.errors import DeadlineExceeded, InternalError, WireError
+from predictor.inference.delivery import is_late
 from predictor.inference.pictures import Classification
 from predictor.inference.timeline import Timeline
 
@@ -66,15 +67,15 @@ class Observers(Observer):
 
 
 @contextmanager
-def observed(observer: Observer, pictures: int) -> Iterator[None]:
-    """Report the pictures of one request when it fails."""
+def observed(observer: Observer, pictures: int, deadline: float | None) -> Iterator[None]:
+    """Report the pictures of one request when it fails or is cancelled."""
     try:
         yield
     except WireError as error:
         observer.unanswered(pictures, error.code)
         raise
     except asyncio.CancelledError:
-        observer.unanswered(pictures, CANCELLED)
+        observer.unanswered(pictures, DeadlineExceeded.code if is_late(deadline) else CANCELLED)
         raise
     except Exception:
         observer.unanswered(pictures, InternalError.code)

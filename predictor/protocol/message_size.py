@@ -92,12 +92,14 @@ def _fields(message: bytes, at: int, end: int) -> Iterator[tuple[int, int, int]]
 
 
 def _varint(message: bytes, at: int) -> tuple[int, int]:
-    """And where it ends. Raises: IndexError: it does not."""
+    """And where it ends. Raises: IndexError: it does not, within the ten bytes it may have."""
     value = shift = 0
     while (byte := message[at]) & 0x80:
         value |= (byte & 0x7F) << shift
         shift += 7
         at += 1
+        if shift == 70:
+            raise IndexError
     return value | byte << shift, at + 1
 
 

@@ -76,6 +76,16 @@ def test_numbers_are_counted_to_the_last_one(name: str, number: float) -> None:
     assert refused(raw, 999)
 
 
+@pytest.mark.parametrize("tag", [b"", b"\x0a", b"\x08"], ids=["tag", "length", "number"])
+def test_a_number_without_end_ends_the_message(tag: bytes) -> None:
+    """To read all of it would take a time with the square of its length."""
+    endless = tag + b"\xff" * 30_000_000
+    with pytest.raises(DecodeError):
+        pb.ModelInferRequest.FromString(endless)
+    assert not refused(endless)
+    assert refused(field(7, b"") * MANY + endless)
+
+
 def test_pictures_cost_nothing_however_large() -> None:
     message = pb.ModelInferRequest(model_name="realfake", id="a")
     message.inputs.add(name="image", datatype="BYTES", shape=[2])

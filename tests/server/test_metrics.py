@@ -200,6 +200,8 @@ async def test_overload_deadlines_and_hang_ups_are_told_apart(start_server: Star
     found = scrape(server)
     assert found.by("code", REQUESTS) == {"OVERLOADED": 1, "CANCELLED": 1, "DEADLINE_EXCEEDED": 2}
     assert found.by("reason", "inference_rejections_total") == {"in_flight": 1}
+    pictures = found.by("outcome", "inference_images_total")
+    assert pictures == {"cancelled": 1, "deadline_exceeded": 2}
     assert found.by("protocol", DURATIONS) == {"v2": 1, "grpc": 1}
     assert found.value("inference_in_flight") == 0
 

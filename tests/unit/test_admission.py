@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from contextlib import ExitStack
 from types import SimpleNamespace
@@ -67,19 +68,30 @@ def test_what_would_be_late_is_refused_with_when_to_return() -> None:
     subject.check(1, deadline=time.monotonic() + 1)
 
 
+@pytest.mark.parametrize(
+    ("given_up", "left_s", "later"),
+    [
+        (DeadlineExceeded("late"), 0.0, True),
+        (asyncio.CancelledError(), 0.0, True),
+        (asyncio.CancelledError(), 60.0, False),
+    ],
+    ids=["expired", "cut at its deadline", "hung up"],
+)
 def test_a_request_that_was_given_up_counts_as_later_than_expected(
-    monkeypatch: pytest.MonkeyPatch,
+    given_up: BaseException, left_s: float, later: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Whoever notices first that the time is over cancels the rest."""
     subject = admission()
     before = subject.expected_s(1)
     hours = iter(range(1000))  # a clock by which everything takes an hour
     monkeypatch.setattr(
         "predictor.inference.admission.time", SimpleNamespace(monotonic=lambda: 3600 * next(hours))
     )
+    deadline = time.monotonic() + left_s
     for _ in range(20):
-        with pytest.raises(DeadlineExceeded), subject.enter(1):
-            raise DeadlineExceeded("late")
-    assert subject.expected_s(1) > 1.5 * before
+        with pytest.raises(type(given_up)), subject.enter(1, deadline=deadline):
+            raise given_up
+    assert (subject.expected_s(1) > 1.5 * before) is later
 
 
 def test_all_pictures_of_a_request_have_room_or_none() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 
 import pytest
 
@@ -94,17 +95,18 @@ class Notes(Observer):
 
 
 @pytest.mark.parametrize(
-    ("error", "code"),
+    ("error", "left_s", "code"),
     [
-        (InvalidImage(""), "INVALID_IMAGE"),
-        (asyncio.CancelledError(), "CANCELLED"),
-        (RuntimeError("secret"), "INTERNAL"),
+        (InvalidImage(""), 60, "INVALID_IMAGE"),
+        (asyncio.CancelledError(), 60, "CANCELLED"),
+        (asyncio.CancelledError(), 0, "DEADLINE_EXCEEDED"),
+        (RuntimeError("secret"), 60, "INTERNAL"),
     ],
 )
 def test_pictures_without_an_answer_are_reported_and_the_error_goes_on(
-    error: BaseException, code: str
+    error: BaseException, left_s: float, code: str
 ) -> None:
     notes = Notes()
-    with pytest.raises(type(error)), observed(notes, 4):
+    with pytest.raises(type(error)), observed(notes, 4, time.monotonic() + left_s):
         raise error
     assert notes.unanswered_for == [(4, code)]
