@@ -158,9 +158,10 @@ def _end_before_serving(number: int, frame: object) -> None:
 
 def _log_refusal(error: StartupError) -> None:
     """A pod's streams end in one place, where every line is expected to be JSON."""
-    from predictor.telemetry.logging import configure_logging
+    from predictor.telemetry.logging import configure_logging, is_configured
 
-    configure_logging("INFO")
+    if not is_configured():  # as the settings have it, where they were read
+        configure_logging("INFO")
     log.critical(error.message, extra={"exit_code": error.exit_code})
 
 

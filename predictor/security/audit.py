@@ -74,7 +74,8 @@ class AuditLog:
     @property
     def blocking(self) -> bool:
         """Whether requests must be refused now, for they would go unrecorded."""
-        return self._closed and (self.failing or self._queue.qsize() >= self._capacity)
+        lost = self.failing or not self._thread.is_alive()
+        return self._closed and (lost or self._queue.qsize() >= self._capacity)
 
     def require(self) -> None:
         """Go on only if what follows can be recorded.

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from typing import Any, Final
 
 import grpc
@@ -19,6 +20,7 @@ from predictor.serving.data_plane import RealFakeDataPlane
 from predictor.serving.lifecycle import State
 
 OVERALL = ""
+LOOK_AGAIN_S: Final = 1.0
 MAX_OF_A_CONNECTION: Final = 8
 """A client's load balancer watches once, each of its channels."""
 V2_SERVICE = "inference.GRPCInferenceService"
@@ -85,7 +87,9 @@ class HealthServicer(health_pb2_grpc.HealthServicer):  # type: ignore[misc]  # u
                 if current != last:
                     last = current
                     yield health_pb2.HealthCheckResponse(status=current)
-                await changed.wait()
+                # Readiness hangs on more than the lifecycle: on the audit log, for one.
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(changed.wait(), LOOK_AGAIN_S)
         finally:
             watches[peer] -= 1
             if not watches[peer]:

@@ -267,10 +267,20 @@ class RealFakeServer(kserve.ModelServer):  # type: ignore[misc]  # kserve ships 
         if self.lifecycle.state is not State.STOPPED:
             self.lifecycle.enter(State.STOPPED)
         if classifier is not None:
-            await classifier.close()
+            await self._close(classifier)
         if self._rate_limits is not None:
             await self._rate_limits.close()
         log.info("stopped")
+
+    async def _close(self, classifier: Classifier) -> None:
+        limit_s = self.settings.batching.forward_timeout_s
+        try:
+            async with asyncio.timeout(limit_s):
+                await classifier.close()
+        except TimeoutError:
+            reason = f"a forward did not end within {limit_s:g} s of the stop"
+            log.critical(f"failed: {reason}", extra={"exit_code": EXIT_DEVICE_LOST})
+            self._end_failed()
 
     def _take_signals(self) -> None:
         loop = asyncio.get_running_loop()

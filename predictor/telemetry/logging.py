@@ -182,22 +182,41 @@ def toggle_debug(usual: str) -> None:
     set_level(now)
 
 
+def is_configured() -> bool:
+    return _handler() is not None
+
+
+def _handler() -> logging.StreamHandler[TextIO] | None:
+    """Ours; a library may have put another beside it."""
+    for handler in logging.getLogger().handlers:
+        if isinstance(handler, logging.StreamHandler) and isinstance(handler.formatter, _Formatter):
+            return handler
+    return None
+
+
 class LogLines:
     """Where the log goes, for lines that are finished already."""
+
+    def __init__(self) -> None:
+        self._buffered: bytes | None = None
 
     def write(self, lines: bytes) -> None:
         """Write lines, in ASCII, between those of the log.
 
         Raises:
-            OSError: they cannot be written.
+            OSError: they cannot be written now. The stream has them, so that to write the same
+                object again writes them once.
         """
-        [handler] = logging.getLogger().handlers
-        if not isinstance(handler, logging.StreamHandler):
+        handler = _handler()
+        if handler is None:
             raise OSError(errno.EBADF, "logging is not configured")
         handler.acquire()
         try:
-            handler.stream.write(lines.decode("ascii"))
+            if lines is not self._buffered:
+                handler.stream.write(lines.decode("ascii"))
+                self._buffered = lines
             handler.stream.flush()
+            self._buffered = None
         except ValueError:
             raise OSError(errno.EBADF, "the stream is closed") from None
         finally:

@@ -15,6 +15,7 @@ from typing import Any
 import grpc
 import httpx
 import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 from tritonclient.grpc import service_pb2 as pb
 from tritonclient.grpc import service_pb2_grpc as pb_grpc
 
@@ -243,7 +244,14 @@ def test_a_file_that_fails_later_is_seen_and_heals(
         answered.append(code)
         return code
 
-    with server.client() as client, ThreadPoolExecutor(1) as pool:
+    with (
+        server.client() as client,
+        ThreadPoolExecutor(1) as pool,
+        grpc.insecure_channel(server.grpc) as channel,
+    ):
+        health: Any = health_pb2_grpc.HealthStub(channel)
+        watch = health.Watch(health_pb2.HealthCheckRequest(), timeout=60)
+        told = [next(watch).status]
         in_flight = pool.submit(infer)
         eventually(lambda: batches.exists() or None, 30, "a forward to begin")
         directory.rename(tmp_path / "away")
@@ -254,10 +262,17 @@ def test_a_file_that_fails_later_is_seen_and_heals(
         expected = 503 if on_failure == "closed" else 200
         assert [client.get("/v2/health/ready").status_code, infer()] == [expected, expected]
         assert client.get("/v2/health/live").status_code == 200
+        if on_failure == "closed":  # a client's load balancer hears of it as well
+            told.append(next(watch).status)
         (tmp_path / "away").rename(directory)
         server.wait_for_log("audit records are written again")
         assert scrape(server).value("inference_audit_failing") == 0
         assert [client.get("/v2/health/ready").status_code, infer()] == [200, 200]
+        if on_failure == "closed":
+            told.append(next(watch).status)
+            status = health_pb2.HealthCheckResponse
+            assert told == [status.SERVING, status.NOT_SERVING, status.SERVING]
+        watch.cancel()
     assert server.stop() == 0
     path = directory / "audit.jsonl"
     verify(path)

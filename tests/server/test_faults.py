@@ -13,7 +13,7 @@ from tritonclient.grpc import service_pb2 as pb
 from tritonclient.grpc import service_pb2_grpc as pb_grpc
 
 from tests.server.conftest import StartServer
-from tests.server.process import ServerProcess
+from tests.server.process import ServerProcess, eventually
 from tests.server.stub import BREAKS, DIES, HANGS
 
 INFER = "/v2/models/realfake/infer"
@@ -87,3 +87,23 @@ async def test_a_lost_device_is_not_ready_from_its_first_failure(start_server: S
             except httpx.TransportError:
                 break
     assert await asyncio.to_thread(server.wait, 10) == DEVICE_LOST
+
+
+async def test_a_forward_that_hangs_does_not_hold_up_a_stop(start_server: StartServer) -> None:
+    server = start_server(
+        {
+            "REALFAKE_BATCHING__FORWARD_TIMEOUT_S": "2",
+            "REALFAKE_SERVER__DRAIN_DELAY_S": "0",
+            "REALFAKE_SERVER__DRAIN_TIMEOUT_S": "0.1",
+        },
+        stub={},
+    ).wait_ready()
+    async with server.async_client() as client:
+        hanging = asyncio.create_task(post(client, HANGS))
+        log = server.directory / "batches.jsonl"
+        await asyncio.to_thread(eventually, log.exists, 30, "the forward to begin")
+        server.process.terminate()
+        assert await asyncio.to_thread(server.wait, 20) == DEVICE_LOST
+        await asyncio.gather(hanging, return_exceptions=True)
+    (failure,) = [line for line in server.log_lines() if line["message"].startswith("failed: ")]
+    assert failure["exit_code"] == DEVICE_LOST

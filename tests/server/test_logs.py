@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 from datetime import datetime
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -82,6 +83,18 @@ def test_the_level_is_called_what_the_collector_calls_it(
     for line in server.log_lines():
         assert line[name] in ("INFO", "WARNING")
         assert "level" not in line
+
+
+def test_why_it_did_not_start_is_called_what_the_collector_calls_it(
+    start_server: StartServer, tmp_path: Path
+) -> None:
+    settings = {
+        "REALFAKE_TELEMETRY__LOG_SEVERITY_FIELD": "severity",
+        "REALFAKE_MODEL__PATH": str(tmp_path / "none"),
+    }
+    server = start_server(settings)
+    assert server.wait(60) == 3
+    assert [line["severity"] for line in server.log_lines()][-1] == "CRITICAL"
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
+import logging
 import os
 import resource
 import threading
@@ -23,6 +25,7 @@ from predictor.security.audit_chain import ENDED, STARTED, Chain, parse
 from predictor.security.audit_file import AuditFile
 from predictor.security.audit_verify import Verifier, lines_of
 from predictor.settings import AuditSettings
+from predictor.telemetry.logging import LogLines, configure_logging
 from tests.server.process import eventually
 
 
@@ -57,7 +60,7 @@ class Pipe:
         self.lines: list[dict[str, Any]] = []
         self.free = threading.Event()
         self.free.set()
-        self.error: OSError | None = None
+        self.error: Exception | None = None
 
     def write(self, lines: bytes) -> None:
         self.free.wait(30)
@@ -66,6 +69,36 @@ class Pipe:
         self.lines += [json.loads(line) for line in lines.splitlines()]
 
     def close(self) -> None: ...
+
+
+class Full(io.RawIOBase):
+    """A disk."""
+
+    def __init__(self) -> None:
+        self.full = False
+        self.written = b""
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any) -> int:
+        if self.full:
+            raise OSError(28, "No space left on device")
+        self.written += bytes(data)
+        return len(data)
+
+
+@contextmanager
+def configured(stream: io.TextIOWrapper) -> Iterator[None]:
+    """Log there, and then where the tests do."""
+    root = logging.getLogger()
+    before, level = list(root.handlers), root.level
+    configure_logging("CRITICAL", stream)
+    try:
+        yield
+    finally:
+        root.handlers[:] = before
+        root.setLevel(level)
 
 
 def test_a_record_waits_for_nobody_and_none_is_lost_at_the_end(tmp_path: Path) -> None:
@@ -106,6 +139,34 @@ def test_closed_refuses_instead_and_keeps_what_was_in_flight() -> None:
     pipe.free.set()
     log.close()
     assert [line.get("number") for line in pipe.lines] == [None, *range(100), None]
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_closed_refuses_when_nobody_is_left_to_write() -> None:
+    pipe = Pipe()
+    log = AuditLog(pipe, Chain(), closed=True)
+    log.require()
+    pipe.error = ValueError("of no kind that is expected")
+    log.record("inference", number=1)
+    eventually(lambda: log.blocking or None, 30, "the writer's end to be noticed")
+    with pytest.raises(NotReady):
+        log.require()
+
+
+def test_lines_that_were_written_late_are_written_once() -> None:
+    """A stream keeps what it could not write, and writes it with the next."""
+    stream = io.TextIOWrapper(io.BufferedWriter(raw := Full()), encoding="utf-8")
+    with configured(stream):
+        lines = LogLines()
+        first, second = b"{}\n", b"[]\n"
+        raw.full = True
+        for _ in range(2):
+            with pytest.raises(OSError, match="No space left"):
+                lines.write(first)
+        raw.full = False
+        lines.write(first)
+        lines.write(second)
+    assert raw.written == b"{}\n[]\n"
 
 
 @pytest.mark.parametrize("closed", [True, False])
