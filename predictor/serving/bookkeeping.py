@@ -7,13 +7,14 @@ import logging
 import time
 from collections.abc import Mapping
 
-from predictor.errors import NotReady, ServiceError, WireError
+from predictor.errors import InternalError, NotReady, ServiceError, WireError, let_go
 from predictor.serving.call import Call, call_var
 from predictor.serving.policy import Policy
 from predictor.telemetry import trace_context
 from predictor.telemetry.logging import request_id_var, span_id_var, trace_id_var
 from predictor.telemetry.recording import OK, TURNED_AWAY
 
+log = logging.getLogger("predictor.edge")
 access_log = logging.getLogger("predictor.access")
 
 
@@ -32,6 +33,16 @@ def begin(policy: Policy, call: Call, headers: Mapping[str, str]) -> None:
     trace = call.trace = policy.tracer.begin(caller, call.timeline)
     trace_id_var.set(trace.trace_id)
     span_id_var.set(trace.span_id)
+
+
+def unexpected(policy: Policy, error: Exception) -> WireError:
+    """What a caller gets for an error of our own, which is told in full to the log: as often as
+    refusals are, for whoever finds it can repeat it.
+    """
+    if policy.refusal_log.has_room(InternalError.code, None):
+        log.error("unhandled error", exc_info=error)
+    let_go(error)
+    return InternalError()
 
 
 def end(

@@ -24,6 +24,7 @@ from uvicorn.protocols.http.httptools_impl import (
 from predictor.errors import InvalidRequest, Overloaded, RequestTimeout, WireError
 from predictor.serving.connections import Connections
 from predictor.serving.one_write import OneWrite
+from predictor.serving.request_parser import RequestParser
 
 MAX_PIPELINED: Final = 16
 """Requests that may wait behind the one being answered. Browsers and proxies send none; what
@@ -45,6 +46,7 @@ class BoundedHttp(HttpToolsProtocol):
     def __init__(self, shared: Connections, **options: Any) -> None:
         super().__init__(**options)
         self.logger = _uvicorn_log
+        self.parser: RequestParser = RequestParser(self)  # type: ignore[assignment]
         self._shared = shared
         self._limits = shared.limits
         self._refusal: WireError | None = None
@@ -145,9 +147,10 @@ class BoundedHttp(HttpToolsProtocol):
             self._stop(InvalidRequest("too many pipelined requests; wait for the answers"))
         if self.parser.should_upgrade() and self._has_body():
             # The parser would take the body for what comes after an upgrade, and leave it out.
-            self._stop(
-                InvalidRequest("a request with a body cannot upgrade; send it without `Upgrade`")
-            )
+            if self.parser.get_method() == b"CONNECT":
+                self._stop(InvalidRequest("CONNECT has no body; there is nothing to connect to"))
+            self.parser.without_upgrade(self.url, self.headers)
+            return
         now = self.loop.time()
         head_s = now - (self._awaited_since or now)
         self._awaited_since = None
@@ -173,6 +176,8 @@ class BoundedHttp(HttpToolsProtocol):
         super().on_body(body)
 
     def on_message_complete(self) -> None:
+        if self.parser.begins_anew:
+            return
         self._unparsed = 0
         super().on_message_complete()
 

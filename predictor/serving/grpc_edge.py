@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import math
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
@@ -14,15 +13,13 @@ from google.protobuf.duration_pb2 import Duration
 from google.rpc.error_details_pb2 import ErrorInfo, RetryInfo
 from google.rpc.status_pb2 import Status
 
-from predictor.errors import DeadlineExceeded, InternalError, NotReady, WireError, let_go
+from predictor.errors import DeadlineExceeded, NotReady, WireError, let_go
 from predictor.inference.observer import CANCELLED
 from predictor.serving import bookkeeping
 from predictor.serving.call import Call
 from predictor.serving.grpc_reading import MessageReader
 from predictor.serving.policy import LATE, Policy, request_id
 from predictor.telemetry.recording import OK
-
-log = logging.getLogger("predictor.edge")
 
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 Behavior: TypeAlias = "Callable[[Any, Context], Awaitable[Any]]"
@@ -136,9 +133,7 @@ class GrpcEdge(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # not gen
                 code = "ABORTED"
                 raise
             except Exception as unexpected:
-                log.exception("unhandled error")
-                let_go(unexpected)
-                failure = InternalError()
+                failure = bookkeeping.unexpected(self._policy, unexpected)
                 code = failure.code
                 await _abort(context, failure, known)
             finally:

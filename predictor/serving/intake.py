@@ -8,17 +8,10 @@ spends its time on refusals, and each has to be cheap.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from contextvars import Context
 
-from predictor.errors import (
-    InternalError,
-    MethodNotAllowed,
-    NotFound,
-    WireError,
-    let_go,
-)
+from predictor.errors import MethodNotAllowed, NotFound, WireError, let_go
 from predictor.serving import bookkeeping
 from predictor.serving.call import Call
 from predictor.serving.exchange import Exchange
@@ -26,8 +19,6 @@ from predictor.serving.http import HttpResponse
 from predictor.serving.lifecycle import Lifecycle
 from predictor.serving.policy import Policy, request_id
 from predictor.serving.routes import Routes
-
-log = logging.getLogger("predictor.edge")
 
 
 class Intake:
@@ -79,6 +70,9 @@ class Intake:
         exchange.context.run(self._write_down, exchange, error, response.status)
         return response
 
+    def unexpected(self, error: Exception) -> WireError:
+        return bookkeeping.unexpected(self._policy, error)
+
     def _write_down(self, exchange: Exchange, error: WireError, status: int) -> None:
         method = exchange.method
         bookkeeping.end(
@@ -92,10 +86,8 @@ class Intake:
         except WireError as error:
             let_go(error)
             exchange.refusal = error
-        except Exception as unexpected:
-            log.exception("unhandled error")
-            let_go(unexpected)
-            exchange.refusal = InternalError()
+        except Exception as error:
+            exchange.refusal = self.unexpected(error)
 
     def _examine(self, exchange: Exchange, fields: Sequence[tuple[bytes, bytes]]) -> None:
         route = exchange.match.route

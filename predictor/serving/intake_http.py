@@ -6,7 +6,6 @@ small, is read on and forgotten, and the connection is the next request's.
 
 from __future__ import annotations
 
-import logging
 import urllib.parse
 from collections.abc import Callable
 from typing import Any
@@ -14,14 +13,11 @@ from typing import Any
 import httptools
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCycle
 
-from predictor.errors import InternalError
 from predictor.serving.bounded_http import MAX_PIPELINED, BoundedHttp
 from predictor.serving.connections import Connections
 from predictor.serving.exchange import LINGER_S, Exchange
 from predictor.serving.http import HttpResponse
 from predictor.serving.intake import Intake
-
-log = logging.getLogger("predictor.edge")
 
 
 def _whole(cycle: RequestResponseCycle) -> Callable[[], bool]:
@@ -62,9 +58,8 @@ class IntakeHttp(BoundedHttp):
             refused = self.is_between and self._refuse_at_once(head_s)
         except httptools.HttpParserError:  # of the URL
             raise
-        except Exception:  # the parser would take it for the caller's fault
-            log.exception("unhandled error")
-            self._stop(InternalError())
+        except Exception as error:  # the parser would take it for the caller's fault
+            self._stop(self._intake.unexpected(error))
         if refused:
             self._answered_at = self.loop.time()
             return
@@ -126,7 +121,10 @@ class IntakeHttp(BoundedHttp):
         return True
 
     def _path(self) -> str:
-        path: str = httptools.parse_url(self.url).path.decode("ascii")
+        raw: bytes | None = httptools.parse_url(self.url).path
+        if raw is None:  # as of `GET http://x`
+            self.url = raw = b"/"
+        path = raw.decode("ascii")
         return urllib.parse.unquote(path) if "%" in path else path
 
     def _as_bytes(self, exchange: Exchange, response: HttpResponse) -> bytes:

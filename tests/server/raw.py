@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import resource
 import select
 import socket
@@ -53,6 +54,10 @@ def until_closed(raw: socket.socket) -> bytes:
         while part := raw.recv(65536):
             parts.append(part)
     return b"".join(parts)
+
+
+def statuses(received: bytes) -> list[int]:
+    return [int(code) for code in re.findall(rb"HTTP/1.1 (\d+)", received)]
 
 
 def refusal(answer: bytes) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import re
 import signal
 import socket
 import struct
@@ -12,13 +11,9 @@ import pytest
 
 from tests.server.conftest import StartServer
 from tests.server.process import ServerProcess, eventually
-from tests.server.raw import GET, PATIENCE_S, alive, connect, head, until_closed
+from tests.server.raw import GET, PATIENCE_S, alive, connect, head, statuses, until_closed
 
 BAD_KEY = b"GET /v2 HTTP/1.1\r\nHost: x\r\nX-API-Key: " + b"wrong" * 8 + b"\r\n\r\n"
-
-
-def statuses(received: bytes) -> list[int]:
-    return [int(code) for code in re.findall(rb"HTTP/1.1 (\d+)", received)]
 
 
 def answers(raw: socket.socket, count: int) -> list[int]:

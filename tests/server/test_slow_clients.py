@@ -39,6 +39,8 @@ from tests.server.raw import (
     while_held,
 )
 
+CHUNK = b"%x\r\n%s\r\n" % (REQUEST_BYTES // 4, bytes(REQUEST_BYTES // 4))
+
 pytestmark = pytest.mark.usefixtures("others_are_served")
 
 
@@ -161,13 +163,13 @@ def test_a_body_beyond_the_budget_is_refused_before_it_is_sent(
     def attempt() -> bytes:
         with connect(small) as raw:
             lines = ["Content-Type: image/jpeg", framing or "Transfer-Encoding: chunked"]
-            raw.sendall(head(small, *lines) + (b"" if framing else b"1\r\nx\r\n"))
+            raw.sendall(head(small, *lines) + (b"" if framing else CHUNK))
             answer = b""
             while not answer.endswith(b"}"):
                 answer += raw.recv(65536)
             return answer
 
-    answer = while_held(small, [REQUEST_BYTES, REQUEST_BYTES], attempt)
+    answer = while_held(small, [REQUEST_BYTES, REQUEST_BYTES // 2], attempt)
     assert answer.startswith(b"HTTP/1.1 503 ")
     assert b"retry-after: " in answer
     assert b"OVERLOADED" in answer

@@ -12,7 +12,16 @@ import pytest
 
 from tests.server.conftest import StartServer
 from tests.server.process import ServerProcess, eventually
-from tests.server.raw import GET, INFER, REQUEST_BYTES, connect, head, refusal, rss, until_closed
+from tests.server.raw import (
+    GET,
+    INFER,
+    REQUEST_BYTES,
+    connect,
+    head,
+    rss,
+    statuses,
+    until_closed,
+)
 
 
 def test_an_answer_leaves_in_one_piece(small: ServerProcess) -> None:
@@ -95,17 +104,12 @@ UPGRADE = ("Connection: Upgrade, HTTP2-Settings", "Upgrade: h2c")
 
 
 @pytest.mark.parametrize("key", [True, False], ids=["good key", "bad key"])
-@pytest.mark.parametrize(
-    ("method", "lines"),
-    [("POST", UPGRADE), ("HEAD", UPGRADE), ("CONNECT", ())],
-    ids=["upgrade", "head", "connect"],
-)
 @pytest.mark.parametrize("at_once", [True, False])
-def test_a_body_that_the_parser_leaves_out_is_no_request(
-    *, at_once: bool, method: str, lines: tuple[str, ...], key: bool, small: ServerProcess
+def test_a_body_behind_connect_is_no_request(
+    *, at_once: bool, key: bool, small: ServerProcess
 ) -> None:
-    """After `Upgrade` and CONNECT it takes what follows for another protocol's."""
-    top = head(small, *lines, f"Content-Length: {len(GET)}", method=method)
+    """The parser takes what follows for another protocol's."""
+    top = head(small, f"Content-Length: {len(GET)}", method="CONNECT")
     if not key:
         top = top.replace(small.api_key.encode(), b"wrong" * 8)
     with connect(small) as raw:
@@ -116,14 +120,42 @@ def test_a_body_that_the_parser_leaves_out_is_no_request(
         assert (first + until_closed(raw)).count(b"HTTP/1.1 ") == 1
 
 
-def test_an_upgrade_with_a_body_is_told_what_to_leave_out(small: ServerProcess) -> None:
-    """As Java's client sends it by default. Taken for a request without a body, it would be told
-    that its picture is empty."""
+@pytest.mark.parametrize("method", ["POST", "HEAD"])
+@pytest.mark.parametrize("key", [True, False], ids=["good key", "bad key"])
+@pytest.mark.parametrize(
+    "split", [0, 20, -1, -len(GET)], ids=["at once", "in the head", "in the body", "between"]
+)
+def test_a_body_behind_an_upgrade_is_a_body(
+    *, split: int, key: bool, method: str, small: ServerProcess
+) -> None:
+    """A request inside it is none, and the one behind it is."""
+    top = head(small, *UPGRADE, f"Content-Length: {len(GET)}", method=method)
+    if not key:
+        top = top.replace(small.api_key.encode(), b"wrong" * 8)
+    sent = top + GET
     with connect(small) as raw:
-        raw.sendall(head(small, *UPGRADE, "Content-Length: 3") + b"abc")
-        answer = until_closed(raw)
-    assert refusal(answer) == "INVALID_REQUEST"
-    assert b"Upgrade" in answer
+        raw.sendall(sent[:split])
+        raw.sendall(sent[split:])
+        raw.sendall(GET.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n"))
+        found = statuses(until_closed(raw))
+    first = 401 if not key else 400 if method == "POST" else 405
+    assert found == [first, 200]
+
+
+@pytest.mark.parametrize("chunked", [True, False])
+def test_a_picture_with_an_offer_of_http2_is_answered(
+    chunked: bool, small: ServerProcess, photo: bytes
+) -> None:
+    """As Java's client sends it by default."""
+    length = "Transfer-Encoding: chunked" if chunked else f"Content-Length: {len(photo)}"
+    body = b"%x\r\n%s\r\n0\r\n\r\n" % (len(photo), photo) if chunked else photo
+    picture = head(small, *UPGRADE, "Content-Type: image/jpeg", length) + body
+    last = picture.replace(b"Host: x", b"Host: x\r\nConnection: close", 1)
+    with connect(small) as raw:
+        raw.sendall(picture + last)
+        answers = until_closed(raw)
+    assert statuses(answers) == [200, 200]
+    assert answers.count(b'"verdict"') == 2
 
 
 @pytest.mark.parametrize("key", [True, False], ids=["good key", "bad key"])
