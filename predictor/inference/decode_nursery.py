@@ -48,6 +48,13 @@ WORTH_KILLING_S: Final = 0.1
 """A decoder whose request expired is left this long to finish: ending it sooner would let callers
 with short deadlines spend our processes at less than they cost."""
 MAX_TEXT: Final = 4096
+CRASHES: Final = {
+    *(signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGTRAP),
+    *(signal.SIGABRT, signal.SIGSYS),
+}
+"""Signals that a process brings on itself. Any other comes from outside, whatever the picture."""
+SIGNAL_NAMES: Final[dict[int | None, str]] = {-each: each.name for each in signal.Signals}
+"""By exit code."""
 ENDED: Final = "the decoder was ended before the picture was decoded; retry later"
 PIECE: Final = 64 * 1024
 TIMEVAL: Final = struct.Struct("@ll")
@@ -276,13 +283,12 @@ class DecoderProcess:
 
 def _death(code: int | None, terms: Terms) -> WireError:
     """What to tell the caller whose picture was in a decoder that ended."""
-    name = signal.Signals(-code).name if code is not None and code < 0 else str(code)
-    log.warning("a decoder ended at work", extra={"exit": name})
-    if code is None or code == -signal.SIGKILL:  # from outside: the kernel short of memory, say
-        return Overloaded(ENDED, reason="decoder")
+    log.warning("a decoder ended at work", extra={"exit": SIGNAL_NAMES.get(code, str(code))})
     if code == -signal.SIGPROF:
         return InvalidImage(
             f"decoding the picture takes more than {terms.max_cpu_s:g} s of CPU time "
             "(decoding.max_cpu_s); save it anew, or smaller"
         )
+    if code is None or (code < 0 and -code not in CRASHES):  # the kernel short of memory, say
+        return Overloaded(ENDED, reason="decoder")
     return InvalidImage("the picture breaks its decoder; save it anew")
