@@ -66,6 +66,7 @@ class Nursery:
 
     Attributes:
         closed: True once it is to start no more.
+        failing_s: from the first start that failed to the last, where none has worked since.
     """
 
     def __init__(self, terms: Terms) -> None:
@@ -73,7 +74,9 @@ class Nursery:
         self._lock = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
         self._channel: socket.socket | None = None
+        self._first_failure: float | None = None
         self.closed = False
+        self.failing_s = 0.0
 
     def start_decoder(self) -> DecoderProcess:
         """Raises OSError: the nursery cannot be started, or its decoder does not answer."""
@@ -86,7 +89,11 @@ class Nursery:
             decoder.ping()
         except OSError:
             decoder.close()
+            now = time.monotonic()
+            first = self._first_failure = self._first_failure or now
+            self.failing_s = now - first
             raise
+        self._first_failure, self.failing_s = None, 0.0
         return decoder
 
     def close(self) -> None:
