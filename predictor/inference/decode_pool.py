@@ -98,7 +98,7 @@ class DecodePool:
 
     @property
     def healthy(self) -> bool:
-        """False once it can decode no more, and will not recover."""
+        """False once it has been unable to decode for too long."""
         return True
 
     def submit(self, caller: str, jobs: Sequence[Job]) -> None:

@@ -84,8 +84,10 @@ OF_THE_PICTURE = [
 
 
 async def test_a_decoder_that_is_ended_from_outside_is_not_blamed_on_its_picture(
-    stub: ServerProcess,
+    start_server: StartServer,
 ) -> None:
+    """With one decoder, which is the one at work: an idle one might die with the next picture."""
+    stub = start_server({"REALFAKE_DECODING__WORKERS": "1"}, stub={}).wait_ready()
     async with stub.async_client() as client:
         for number in (*FROM_OUTSIDE, *OF_THE_PICTURE):
             mark = stub.directory / f"mark-{number:d}"
@@ -93,8 +95,8 @@ async def test_a_decoder_that_is_ended_from_outside_is_not_blamed_on_its_picture
             post = asyncio.create_task(client.post(INFER, content=body, headers=JPEG))
             await asyncio.to_thread(eventually, lambda at=mark: at.exists() or None, 30, "work")
             family = descendants(stub.process.pid)
-            for decoder in {pid for pid in family if not descendants(pid)}:
-                os.kill(decoder, number)
+            [decoder] = {pid for pid in family if not descendants(pid)}
+            os.kill(decoder, number)
             answer = await post
             outside = number in FROM_OUTSIDE
             expected = (503, "OVERLOADED") if outside else (400, "INVALID_IMAGE")

@@ -16,7 +16,7 @@ from PIL import Image
 from tritonclient.grpc import service_pb2 as pb
 from tritonclient.grpc import service_pb2_grpc as pb_grpc
 
-from tests.processes import descendants
+from tests.processes import alive, descendants
 from tests.server.conftest import StartServer
 from tests.server.process import ROOT, ServerProcess, eventually
 from tests.server.stub import BREAKS, DIES, HANGS
@@ -95,11 +95,14 @@ async def test_a_lost_device_is_not_ready_from_its_first_failure(start_server: S
 
 
 def kill_nursery(server: ServerProcess) -> None:
-    """The process that has the decoders for children; they follow it."""
-    [nursery] = {pid for pid in descendants(server.process.pid) if descendants(pid)}
+    """The process that has the decoders for children, and see them follow it."""
+    family = descendants(server.process.pid)
+    [nursery] = {pid for pid in family if descendants(pid)}
     os.kill(nursery, signal.SIGKILL)
+    eventually(lambda: not alive(family) or None, 10, "decoders to follow their nursery")
 
 
+@pytest.mark.slow
 def test_decoders_that_cannot_be_started_any_more_end_the_process(
     start_server: StartServer, tmp_path: Path
 ) -> None:
