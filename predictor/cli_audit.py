@@ -28,6 +28,11 @@ def add(commands: Commands, add_command: AddCommand) -> None:
     verify.add_argument(
         "--hmac-key-file", type=Path, metavar="FILE", help="what audit.hmac_key_file named"
     )
+    verify.add_argument(
+        "--strict",
+        action="store_true",
+        help="for the files of one replica: other lines, and a chain that begins anew, are wrong",
+    )
 
 
 def _verify(args: argparse.Namespace) -> int:
@@ -35,7 +40,8 @@ def _verify(args: argparse.Namespace) -> int:
     from predictor.security.audit_chain import read_key
     from predictor.security.audit_verify import Verifier, lines_of
 
-    verifier = Verifier(read_key(args.hmac_key_file, "--hmac-key-file"))
+    key = read_key(args.hmac_key_file, "--hmac-key-file")
+    verifier = Verifier(key, strict=args.strict)
     report = verifier.report
     for path in args.files:
         try:

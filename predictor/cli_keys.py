@@ -59,7 +59,7 @@ def _hash(args: argparse.Namespace) -> int:
     try:
         digest = api_keys.digest_of(_read_key())
     except ValueError as error:
-        raise SettingsError(f"the key on stdin is {error}") from None
+        raise SettingsError(f"the key on stdin: {error}") from None
     print(key_files.format_file(f"sha256:{digest}", expires), end="")
     return 0
 

@@ -78,7 +78,12 @@ class Classifier:
 
     @property
     def healthy(self) -> bool:
-        return self._batcher.healthy
+        return self._batcher.healthy and self.decodes
+
+    @property
+    def decodes(self) -> bool:
+        """False once no decoder can be started any more."""
+        return self._pool.healthy
 
     @property
     def queue_depth(self) -> int:

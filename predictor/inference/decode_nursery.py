@@ -48,6 +48,13 @@ WORTH_KILLING_S: Final = 0.1
 """A decoder whose request expired is left this long to finish: ending it sooner would let callers
 with short deadlines spend our processes at less than they cost."""
 MAX_TEXT: Final = 4096
+CRASHES: Final = {
+    *(signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGTRAP),
+    *(signal.SIGABRT, signal.SIGSYS),
+}
+"""Signals that a process brings on itself. Any other comes from outside, whatever the picture."""
+SIGNAL_NAMES: Final[dict[int | None, str]] = {-each: each.name for each in signal.Signals}
+"""By exit code."""
 ENDED: Final = "the decoder was ended before the picture was decoded; retry later"
 PIECE: Final = 64 * 1024
 TIMEVAL: Final = struct.Struct("@ll")
@@ -59,6 +66,7 @@ class Nursery:
 
     Attributes:
         closed: True once it is to start no more.
+        failing_s: from the first start that failed to the last, where none has worked since.
     """
 
     def __init__(self, terms: Terms) -> None:
@@ -66,7 +74,9 @@ class Nursery:
         self._lock = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
         self._channel: socket.socket | None = None
+        self._first_failure: float | None = None
         self.closed = False
+        self.failing_s = 0.0
 
     def start_decoder(self) -> DecoderProcess:
         """Raises OSError: the nursery cannot be started, or its decoder does not answer."""
@@ -79,7 +89,11 @@ class Nursery:
             decoder.ping()
         except OSError:
             decoder.close()
+            now = time.monotonic()
+            first = self._first_failure = self._first_failure or now
+            self.failing_s = now - first
             raise
+        self._first_failure, self.failing_s = None, 0.0
         return decoder
 
     def close(self) -> None:
@@ -276,13 +290,12 @@ class DecoderProcess:
 
 def _death(code: int | None, terms: Terms) -> WireError:
     """What to tell the caller whose picture was in a decoder that ended."""
-    name = signal.Signals(-code).name if code is not None and code < 0 else str(code)
-    log.warning("a decoder ended at work", extra={"exit": name})
-    if code is None or code == -signal.SIGKILL:  # from outside: the kernel short of memory, say
-        return Overloaded(ENDED, reason="decoder")
+    log.warning("a decoder ended at work", extra={"exit": SIGNAL_NAMES.get(code, str(code))})
     if code == -signal.SIGPROF:
         return InvalidImage(
             f"decoding the picture takes more than {terms.max_cpu_s:g} s of CPU time "
             "(decoding.max_cpu_s); save it anew, or smaller"
         )
+    if code is None or (code < 0 and -code not in CRASHES):  # the kernel short of memory, say
+        return Overloaded(ENDED, reason="decoder")
     return InvalidImage("the picture breaks its decoder; save it anew")

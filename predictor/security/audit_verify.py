@@ -40,11 +40,16 @@ class Verifier:
     Args:
         key: the secret that the records were made with, if any.
         max_problems: where to stop: after the first damage others follow from it.
+        strict: the lines are one replica's file and nothing else, so that one which is no record,
+            and a chain which does not go on from the one before, are damage too.
     """
 
-    def __init__(self, key: bytes | None = None, max_problems: int = 20) -> None:
+    def __init__(
+        self, key: bytes | None = None, max_problems: int = 20, *, strict: bool = False
+    ) -> None:
         self._key = key
         self._max_problems = max_problems
+        self._strict = strict
         self._heads: dict[str, Head] = {}
         self._continued: set[str] = set()
         self.report = Report()
@@ -60,10 +65,11 @@ class Verifier:
             record = parse(line)
             if record is None:
                 self.report.others += 1
-                continue
-            problem = self._check(record)
+                problem = "no audit record" if self._strict else None
+            else:
+                problem = self._check(record)
+                self.report.records += problem is None
             if problem is None:
-                self.report.records += 1
                 continue
             self.report.problems.append(f"{name}:{number}: {problem}")
             if len(self.report.problems) >= self._max_problems:
@@ -127,6 +133,8 @@ class Verifier:
     def _continue(self, previous: Any) -> str | None:
         """Check that a new chain goes on where an earlier one ended."""
         if previous is None:
+            if self._strict and self._heads:
+                return "begins anew: nothing links it to the records before"
             return None
         if str(previous) in self._continued:
             return "repeated: another chain already goes on from the same record"

@@ -1,12 +1,13 @@
 """API keys as files: one directory, one file per key, as Kubernetes mounts a Secret.
 
 The file's name is the key's id, or `ID.N` for another key of the same id: a last dot followed
-by digits only is always the generation. The first line is the key or `sha256:` and its digest
-in hex; a second one, `expires: 2027-01-31T00:00:00Z`, may say when it ends.
+by digits only is always the generation. The first line is the key or `sha256:`, in any case, and
+its digest in hex; a second one, `expires: 2027-01-31T00:00:00Z`, may say when it ends.
 """
 
 from __future__ import annotations
 
+import hashlib
 import hmac
 import os
 import re
@@ -21,6 +22,8 @@ from predictor.security.watching import Signature, fingerprint
 
 _MAX_BYTES: Final = 4096
 _DIGEST_MARK: Final = "sha256:"
+_NOTHING: Final = {hashlib.sha256(text).digest() for text in (b"", b"\n")}
+"""What a script makes of a variable that is not set."""
 _EXPIRES_MARK: Final = "expires: "
 _HEX_DIGEST: Final = re.compile(r"[0-9a-f]{64}")
 _NAME: Final = re.compile(r"([A-Za-z0-9][A-Za-z0-9._-]{0,62}?)(?:\.([0-9]{1,20}))?")
@@ -104,12 +107,15 @@ def _read(file: Path) -> Key:
 
 
 def _parse_key(text: str) -> bytes:
-    if not text.startswith(_DIGEST_MARK):
+    if not text.lower().startswith(_DIGEST_MARK):
         return bytes.fromhex(digest_of(text))
-    digest = text.removeprefix(_DIGEST_MARK).lower()
-    if not _HEX_DIGEST.fullmatch(digest):
+    hex_digest = text[len(_DIGEST_MARK) :].lower()
+    if not _HEX_DIGEST.fullmatch(hex_digest):
         raise ValueError("sha256: must be followed by 64 hexadecimal digits")
-    return bytes.fromhex(digest)
+    digest = bytes.fromhex(hex_digest)
+    if digest in _NOTHING:
+        raise ValueError("the digest of nothing; hash a key: python -m predictor keys hash")
+    return digest
 
 
 def _parse_rest(lines: list[str]) -> datetime | None:

@@ -1,4 +1,4 @@
-"""Notices a device that will not answer any more."""
+"""Notices what a replica cannot recover from: a device, or decoders, that are lost."""
 
 from __future__ import annotations
 
@@ -11,8 +11,10 @@ POLL_S: Final = 0.25
 
 
 async def device_lost(classifier: Classifier, *, forward_timeout_s: float) -> str:
-    """Wait until the device is lost; return how that shows."""
+    """Wait until the device is lost, or all that decodes; return how that shows."""
     while True:
+        if not classifier.decodes:
+            return "no decoder can be started any more; the log above says why"
         if not classifier.healthy:
             return "the device thread ended; the log above says why"
         if classifier.longest_forward_s > forward_timeout_s:

@@ -16,7 +16,7 @@ import httpx
 
 ROOT = Path(__file__).parents[2]
 BUNDLE = ROOT / "checkpoints" / "debug"
-API_KEY = "rf_tests-only-0123456789abcdefghijkl"
+API_KEY = "rf_tests-only-0123456789abcdefghijklb3e4f41c"
 START_LIMIT_S = 120.0
 
 T = TypeVar("T")

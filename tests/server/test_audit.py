@@ -211,7 +211,7 @@ def test_restarts_go_on_in_the_file_and_a_killed_one_shows(
             assert "another process writes it" in rival.log_text()
         server.signal(end)
         server.wait()
-    printed = verify(path)
+    printed = verify("--strict", path)
     assert printed.count("not ended") == 1
     started = records(path, "chain started")
     assert [line["previous"] is None for line in started] == [True, False]

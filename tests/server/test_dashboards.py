@@ -33,7 +33,7 @@ from tests.server.process import ROOT, ServerProcess, eventually
 from tests.server.raw import INFER
 
 PNG = {"Content-Type": "image/png"}
-KEYS = {"greedy": "rf_tests-only-greedy-0123456789abcdefg"}
+KEYS = {"greedy": "rf_tests-only-greedy-0123456789abcdefg5fffcc5f"}
 WEEK_S = 7 * 24 * 3600
 LIMIT_S = 90.0
 WINDOWS = {"__rate_interval": "4s", "__range": "1m"}

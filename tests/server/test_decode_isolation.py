@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+import os
 import signal
 from functools import partial
 
@@ -70,6 +71,38 @@ async def test_a_crash_an_overrun_and_a_glutton_cost_their_own_request(
     # Each is found by the request whose picture it was.
     at_fault = {answer.headers["x-request-id"] for answer in answers[: len(bad)]}
     assert len({line["request_id"] for line in ends} & at_fault) == 3
+
+
+FROM_OUTSIDE = [
+    *(signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGUSR1, signal.SIGALRM),
+    *(signal.SIGTERM, signal.SIGXCPU, signal.SIGKILL, signal.SIGRTMIN + 1),
+]
+OF_THE_PICTURE = [
+    *(signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGABRT),
+    *(signal.SIGSYS, signal.SIGTRAP),
+]
+
+
+async def test_a_decoder_that_is_ended_from_outside_is_not_blamed_on_its_picture(
+    start_server: StartServer,
+) -> None:
+    """With one decoder, which is the one at work: an idle one might die with the next picture."""
+    stub = start_server({"REALFAKE_DECODING__WORKERS": "1"}, stub={}).wait_ready()
+    async with stub.async_client() as client:
+        for number in (*FROM_OUTSIDE, *OF_THE_PICTURE):
+            mark = stub.directory / f"mark-{number:d}"
+            body = faults.HANG + str(mark).encode()
+            post = asyncio.create_task(client.post(INFER, content=body, headers=JPEG))
+            await asyncio.to_thread(eventually, lambda at=mark: at.exists() or None, 30, "work")
+            family = descendants(stub.process.pid)
+            [decoder] = {pid for pid in family if not descendants(pid)}
+            os.kill(decoder, number)
+            answer = await post
+            outside = number in FROM_OUTSIDE
+            expected = (503, "OVERLOADED") if outside else (400, "INVALID_IMAGE")
+            assert (answer.status_code, answer.json()["code"]) == expected, number
+            assert ("retry-after" in answer.headers) == outside
+        assert (await client.post(INFER, content=good(), headers=JPEG)).status_code == 200
 
 
 async def test_a_hanging_decoder_is_cut_at_the_deadline_and_replaced(stub: ServerProcess) -> None:

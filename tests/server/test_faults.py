@@ -1,9 +1,13 @@
-"""A device that is lost: not ready, not live, nobody left waiting, and an end the kubelet sees."""
+"""A device or decoders that are lost: nobody is left waiting, and the kubelet sees an end."""
 
 from __future__ import annotations
 
 import asyncio
 import io
+import os
+import shutil
+import signal
+from pathlib import Path
 
 import grpc
 import httpx
@@ -12,8 +16,9 @@ from PIL import Image
 from tritonclient.grpc import service_pb2 as pb
 from tritonclient.grpc import service_pb2_grpc as pb_grpc
 
+from tests.processes import alive, descendants
 from tests.server.conftest import StartServer
-from tests.server.process import ServerProcess, eventually
+from tests.server.process import ROOT, ServerProcess, eventually
 from tests.server.stub import BREAKS, DIES, HANGS
 
 INFER = "/v2/models/realfake/infer"
@@ -107,3 +112,46 @@ async def test_a_forward_that_hangs_does_not_hold_up_a_stop(start_server: StartS
         await asyncio.gather(hanging, return_exceptions=True)
     (failure,) = [line for line in server.log_lines() if line["message"].startswith("failed: ")]
     assert failure["exit_code"] == DEVICE_LOST
+
+
+def kill_nursery(server: ServerProcess) -> None:
+    """The process that has the decoders for children, and see them follow it."""
+    family = descendants(server.process.pid)
+    [nursery] = {pid for pid in family if descendants(pid)}
+    os.kill(nursery, signal.SIGKILL)
+    eventually(lambda: not alive(family) or None, 10, "decoders to follow their nursery")
+
+
+@pytest.mark.slow
+def test_decoders_that_cannot_be_started_any_more_end_the_process(
+    start_server: StartServer, tmp_path: Path
+) -> None:
+    shutil.copytree(ROOT / "predictor", tmp_path / "predictor")
+    program = tmp_path / "predictor" / "inference" / "decode_worker.py"
+    away = tmp_path / "away.py"
+    # The copy, and not what lies in the working directory.
+    server = start_server({"PYTHONPATH": str(tmp_path), "PYTHONSAFEPATH": "1"}).wait_ready()
+
+    with server.client() as client:
+
+        def ask() -> int:
+            """The status code; 0 when there is nobody to ask any more."""
+            headers = {"Content-Type": "image/png"}
+            try:
+                return client.post(INFER, content=picture(10), headers=headers).status_code
+            except httpx.TransportError:
+                return 0
+
+        assert ask() == 200
+        program.rename(away)
+        kill_nursery(server)
+        assert ask() == 503
+        away.rename(program)
+        eventually(lambda: ask() == 200 or None, 30, "a decoder, after a moment without")
+        program.rename(away)
+        kill_nursery(server)
+        eventually(lambda: ask() == 0 or None, 60, "the process to end")
+    assert server.wait(10) == DEVICE_LOST
+    [failure] = [line for line in server.log_lines() if line["message"].startswith("failed: ")]
+    assert "no decoder" in failure["message"]
+    assert (failure["level"], failure["exit_code"]) == ("CRITICAL", DEVICE_LOST)

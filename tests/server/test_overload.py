@@ -24,7 +24,7 @@ from tests.server.raw import connect, head
 INFER = "/v2/models/realfake/infer"
 METHOD = "/inference.GRPCInferenceService/ModelInfer"
 ONE_AT_A_TIME = {"REALFAKE_BATCHING__MAX_BATCH_SIZE": "1"}
-OTHER_KEY = "rf_another-caller-0123456789abcdefgh"
+OTHER_KEY = "rf_another-caller-0123456789abcdefghdc6d0ea0"
 
 
 def picture(red: int) -> bytes:

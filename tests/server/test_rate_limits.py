@@ -65,7 +65,7 @@ RATES = {
 
 
 def key_of(name: str) -> str:
-    return f"rf_tests-0123456789abcdefghijkl-{name}"
+    return f"tests-0123456789abcdefghijkl-{name}"
 
 
 @pytest.fixture(scope="module")

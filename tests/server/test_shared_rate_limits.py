@@ -63,7 +63,7 @@ def fleet(
 
 
 def key_of(name: str) -> str:
-    return f"rf_tests-0123456789abcdefghijkl-{name}"
+    return f"tests-0123456789abcdefghijkl-{name}"
 
 
 async def send(client: httpx.AsyncClient, key: str, **headers: str) -> httpx.Response:

@@ -18,7 +18,7 @@ from predictor.security.api_keys import (
     is_well_formed,
 )
 
-KEY = b"rf_b3JkaW5hcnkta2V5LW9mLWEtdGVzdA"
+KEY = b"rf_b3JkaW5hcnkta2V5LW9mLWEtdGVzdA792d5e55"
 
 
 def keys(expires: datetime | None) -> ApiKeys:

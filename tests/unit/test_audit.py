@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from predictor.cli import main
 from predictor.errors import NotReady, SettingsError
 from predictor.inference.pictures import EncodedImage, Picture, Pixels, Tensor
 from predictor.security import audit
@@ -256,6 +257,47 @@ def test_a_rotated_file_is_let_go(tmp_path: Path) -> None:
     log.close()
     assert [record.get("number") for record in records(old, path)] == [None, 1, 2, None]
     assert json.loads(path.read_text().splitlines()[0])["number"] == 2
+
+
+def verify(*arguments: str | Path) -> int:
+    return main(["audit", "verify", *map(str, arguments)])
+
+
+def test_what_an_honest_life_leaves_is_strictly_right(tmp_path: Path) -> None:
+    """A restart, and a rotation while the process runs."""
+    path, old = tmp_path / "audit", tmp_path / "audit.1"
+    audited(path).close()
+    log = audited(path)
+    path.rename(old)
+    log.record("inference")
+    log.close()
+    audited(path).close()
+    assert verify("--strict", old, path) == 0
+
+
+def test_strict_does_not_trust_a_rotation_while_nothing_ran(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Nothing links the new file to the old one, so the end of that may have been cut."""
+    path, old = tmp_path / "audit", tmp_path / "audit.1"
+    log = audited(path)
+    log.record("inference")
+    log.close()
+    path.rename(old)
+    audited(path).close()
+    old.write_bytes(b"".join(old.read_bytes().splitlines(keepends=True)[:-2]))
+    assert verify(old, path) == 0
+    assert verify("--strict", old, path) == 1
+    assert f"{path}:1: begins anew" in capsys.readouterr().err
+
+
+def test_strict_sees_a_last_record_turned_into_something_else(tmp_path: Path) -> None:
+    path = tmp_path / "audit"
+    audited(path).close()
+    text = path.read_text()
+    path.write_text("realfake.other".join(text.rsplit("realfake.audit", 1)))
+    assert verify(path) == 0
+    assert verify("--strict", path) == 1
 
 
 def test_a_file_that_cannot_be_stops_the_start(tmp_path: Path) -> None:

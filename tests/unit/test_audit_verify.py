@@ -34,9 +34,11 @@ def last_hash(lines: Lines) -> str:
     return str(json.loads(lines[-1])["hash"])
 
 
-def problems(lines: Lines, key: bytes | None = None) -> list[tuple[int, str]]:
+def problems(
+    lines: Lines, key: bytes | None = None, *, strict: bool = False
+) -> list[tuple[int, str]]:
     """Line number, counted from 0, and the first word or two of each problem."""
-    verifier = Verifier(key)
+    verifier = Verifier(key, strict=strict)
     text = "".join(line + "\n" for line in lines).encode()
     verifier.read(lines_of(io.BytesIO(text)), "log")
     found = [problem.split(":", 2)[1:] for problem in verifier.report.problems]
@@ -181,6 +183,29 @@ def test_a_restart_goes_on_from_the_record_before() -> None:
     assert problems(first + third) == [(4, REMOVED)]
     assert problems(first[:-1] + second) == [(3, REMOVED)]
     assert problems(first + second + chain_of(1, previous=last_hash(first))) == [(8, "repeated")]
+
+
+OTHER, ANEW = "no audit record", "begins anew"
+
+
+@pytest.mark.parametrize("place", [0, 4, 9])
+def test_strict_finds_a_line_that_is_no_record_any_more(place: int) -> None:
+    lines = chain_of(8)
+    for other in (altered(lines[place], logger="x"), lines[place][:40], ""):
+        damaged = [*lines[:place], other, *lines[place + 1 :]]
+        after = [] if place == 9 else [(place + 1, REMOVED)]
+        assert problems(damaged) == after
+        assert problems(damaged, strict=True) == [(place, OTHER), *after]
+
+
+def test_strict_finds_a_chain_that_does_not_go_on_from_what_was_before() -> None:
+    first, second = chain_of(2), chain_of(2)
+    assert problems(first + second) == []
+    assert problems(first + second, strict=True) == [(4, ANEW)]
+    # So is one that goes on from a record which is there no more.
+    linked = chain_of(2, previous=last_hash(first))
+    assert problems(first + linked, strict=True) == []
+    assert problems(first[:-1] + linked, strict=True) == [(3, REMOVED)]
 
 
 def test_chains_of_several_replicas_may_be_mixed() -> None:

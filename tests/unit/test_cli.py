@@ -132,12 +132,23 @@ def test_a_hash_stands_in_for_its_key(
     assert capsys.readouterr().out == "web\n"
 
 
-def test_a_poor_key_is_not_hashed(capsys: Output, monkeypatch: pytest.MonkeyPatch) -> None:
-    give(monkeypatch, "hunter2\n")
+@pytest.mark.parametrize(
+    ("key", "reason"),
+    [
+        ("hunter2", "shorter than 24"),
+        (f"sha256:{digest_of(generate())}", "like a digest"),
+        (generate()[:-1], "checksum"),
+    ],
+    ids=["short", "digest", "cut"],
+)
+def test_a_poor_key_is_not_hashed(
+    key: str, reason: str, capsys: Output, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    give(monkeypatch, f"{key}\n")
     assert main(["keys", "hash"]) == 2
     captured = capsys.readouterr()
-    assert "shorter than 24" in captured.err
-    assert "hunter2" not in captured.out + captured.err
+    assert reason in captured.err
+    assert key not in captured.out + captured.err
 
 
 @pytest.mark.parametrize(("cut", "reason"), [(True, "checksum"), (False, "none of these")])

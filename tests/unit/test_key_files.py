@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import stat
 from datetime import UTC, datetime
@@ -14,9 +15,9 @@ from predictor.security.api_keys import digest_of
 from predictor.security.key_files import format_file, parse_time, read_directory, store
 from tests.mounted_secret import MountedSecret
 
-KEY = "rf_b3JkaW5hcnkta2V5LW9mLWEtdGVzdA"
+KEY = "rf_b3JkaW5hcnkta2V5LW9mLWEtdGVzdA792d5e55"
 OTHER = "another-Key_of-24-Characters"
-THIRD = "rf_bm9jaC1laW4tU2NobMO8c3NlbA"
+THIRD = "rf_bm9jaC1laW4tU2NobMO8c3NlbAfef3d10a"
 
 
 @pytest.fixture
@@ -86,10 +87,29 @@ def test_what_is_written_is_what_is_read(directory: Path) -> None:
 
 
 @pytest.mark.parametrize("end", ["", "\n", "\r\n"])
-def test_a_digest_stands_in_for_the_key(directory: Path, end: str) -> None:
-    keys = read_directory(write(directory, web=f"sha256:{digest_of(KEY)}{end}"))
+@pytest.mark.parametrize("mark", ["sha256:", "SHA256:", "Sha256:"])
+def test_a_digest_stands_in_for_the_key(directory: Path, mark: str, end: str) -> None:
+    text = f"{mark}{digest_of(KEY)}"
+    keys = read_directory(write(directory, web=f"{text}{end}"))
     assert keys.verify(KEY.encode()).id == "web"
-    assert keys.find(digest_of(KEY).encode()) is None
+    for presented in (text, digest_of(KEY)):
+        assert keys.find(presented.encode()) is None
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        "7f3a0c5e9b1d48266a4e8c2f0b7d9153e6a1c4f80d2b59377c6e1f4a8b0d3592",
+        "508213974466019283754210",
+        "Tz3+oG/7q1Xv0mJ9sYw5KbR2uEc8HdLf6NnPaViZx4M=",
+        "2d1f6c1e-98b7-4f0a-a3c5-7be0d4862a19",
+        "mastodon-inserted-yourself-42",
+        "$aLt{y-key}-of-a-generator",
+    ],
+    ids=["hex", "digits", "base64", "uuid", "words", "signs"],
+)
+def test_a_key_of_another_make_may_be_used(directory: Path, key: str) -> None:
+    assert read_directory(write(directory, web=key)).verify(key.encode()).id == "web"
 
 
 def test_a_mounted_secret_is_read_as_the_kubelet_lays_it_out(directory: Path) -> None:
@@ -119,6 +139,21 @@ def test_a_half_swapped_secret_is_its_new_version_already(directory: Path) -> No
         ("REPLACE-ME" + KEY, "placeholder"),
         ("<put your key of 24 here>", "without spaces"),
         ("<put-your-key-of-24-here>", "placeholder"),
+        ("123456789012345678901234", "placeholder"),
+        ("abcdefghijklmnopqrstuvwx", "placeholder"),
+        ("ZYXWVUTSRQPONMLKJIHGFEDCBA", "placeholder"),
+        ("abcdefgh-abcdefgh-12345678", "placeholder"),
+        ("${API_KEY_FROM_ENVIRONMENT}", "placeholder"),
+        ("{{.Values.auth.keys.web}}", "placeholder"),
+        ("INSERT-API-KEY-HERE-PLEASE", "placeholder"),
+        ("TODO-put-the-real-key-in-here", "placeholder"),
+        ("replace-with-a-real-secret-1", "placeholder"),
+        ("dummy_key_for_development_1", "placeholder"),
+        ("the-default-key-of-all-1234", "placeholder"),
+        ("your-secret-goes-here-1234", "placeholder"),
+        (KEY[:-1], "checksum"),
+        (KEY[:30], "checksum"),
+        (KEY.swapcase().replace("RF_", "rf_"), "checksum"),
         (KEY + "\n\n", "one line, `expires: "),
         (KEY + "\n" + OTHER, "one line, `expires: "),
         (KEY + "\nexpires: 2027-01-31T00:00:00Z\n\n", "one line, `expires: "),
@@ -134,6 +169,14 @@ def test_a_half_swapped_secret_is_its_new_version_already(directory: Path) -> No
         ("k3Y" * 200, "longer than"),
         ("sha256:abc", "64 hexadecimal"),
         ("sha256:" + "g" * 64, "64 hexadecimal"),
+        ("SHA256: " + digest_of(KEY), "64 hexadecimal"),
+        ("sha256:" + hashlib.sha256(b"").hexdigest(), "digest of nothing"),
+        ("sha256:" + hashlib.sha256(b"\n").hexdigest(), "digest of nothing"),
+        ("sha256=" + digest_of(KEY), "like a digest"),
+        ("sha256" + digest_of(KEY), "like a digest"),
+        ("SHA-256:" + digest_of(KEY), "like a digest"),
+        ("'sha256:" + digest_of(KEY) + "'", "like a digest"),
+        ("sha512:" + hashlib.sha512(KEY.encode()).hexdigest(), "like a digest"),
     ],
 )
 def test_an_unusable_key_stops_the_start(directory: Path, content: str, reason: str) -> None:

@@ -13,7 +13,7 @@ from predictor.errors import SettingsError, Unauthenticated
 from predictor.security.key_store import KeyStore
 from tests.mounted_secret import MountedSecret
 
-OLD = "rf_b3JkaW5hcnkta2V5LW9mLWEtdGVzdA"
+OLD = "rf_b3JkaW5hcnkta2V5LW9mLWEtdGVzdA792d5e55"
 NEW = "another-Key_of-24-Characters"
 GONE = "expires: 2020-01-31T00:00:00Z"
 
