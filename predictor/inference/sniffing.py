@@ -30,9 +30,12 @@ _OTHERS: Final = (
     (b"\xff\x0a", "JPEG XL"),
     (b"%PDF", "PDF"),
     (b"<svg", "SVG"),
-    (b"<?xml", "SVG"),
+    (b"<?xml", "XML"),
     (b"8BPS", "Photoshop"),
 )
+_BASE64: Final = (b"/9j/", b"iVBORw0KGgo", b"UklGR")
+"""How JPEG, PNG and WebP begin there."""
+_STILLS: Final = (b"avif", b"avis", b"heic", b"heix", b"heim", b"heis", b"mif1", b"msf1")
 _CUT: Final = "the picture is cut short or damaged; send the whole file"
 
 _SOI, _EOI, _SOS = 0xD8, 0xD9, 0xDA
@@ -87,12 +90,16 @@ def sniff(data: memoryview, *, max_segments: int, max_scans: int) -> Header:
         return _png(data, max_segments)
     if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
         return _webp(data, max_segments)
+    if head.startswith(_BASE64):
+        raise UnsupportedMedia(
+            "this is base64 of a picture; send the bytes themselves, or in JSON encode them once"
+        )
     raise UnsupportedMedia(f"{_name(head)} is not read here; send JPEG, PNG or WebP")
 
 
 def _name(head: bytes) -> str:
     if head[4:8] == b"ftyp":
-        return "AVIF or HEIC"
+        return "AVIF or HEIC" if head[8:12] in _STILLS else "video"
     for magic, name in _OTHERS:
         if head.startswith(magic):
             return name

@@ -45,6 +45,7 @@ __all__ = [
 
 MAX_ID_LENGTH: Final = 128
 
+_MEASURED_JSON: Final = "the JSON, as long as Inference-Header-Content-Length says,"
 _LENGTH = re.compile(r"0|[1-9][0-9]{0,18}", re.ASCII)
 
 _UNSUPPORTED: Final = {
@@ -127,7 +128,7 @@ def raw_call(picture: Picture) -> InferCall:
 def _decode(
     head: bytes | memoryview, tail: memoryview | None, model: ModelDescription, max_pictures: int
 ) -> InferCall:
-    body = parse_object(head)
+    body = parse_object(head) if tail is None else parse_object(head, _MEASURED_JSON)
     parameters = as_object(body.get("parameters"), "parameters")
     identifier = body.get("id")
     entries = as_list(body.get("inputs"), "inputs")
@@ -208,10 +209,26 @@ def _outputs(entries: list[Any], binary: bool) -> list[RequestedOutput]:
         if not isinstance(entry, dict):
             raise InvalidRequest(f"{place}: is {kind(entry)}; must be an object")
         parameters = as_object(entry.get("parameters"), f"{place}.parameters")
-        _refuse_unsupported(parameters, f"{place}.parameters")
-        own = _flag(parameters, "binary_data", f"{place}.parameters", default=binary)
-        requested.append(RequestedOutput(as_text(entry.get("name"), f"{place}.name"), own))
+        name = as_text(entry.get("name"), f"{place}.name")
+        requested.append(requested_output(name, parameters, index, binary=binary))
     return requested
+
+
+def requested_output(
+    name: str, parameters: Mapping[str, Any], index: int, *, binary: bool
+) -> RequestedOutput:
+    """One output that is asked for, by its own parameters.
+
+    Args:
+        index: which one, for errors.
+        binary: what holds where they do not say.
+
+    Raises:
+        InvalidRequest: a parameter that is not supported.
+    """
+    place = f"outputs[{index}].parameters"
+    _refuse_unsupported(parameters, place)
+    return RequestedOutput(name, _flag(parameters, "binary_data", place, default=binary))
 
 
 def _requested(outputs: Sequence[RequestedOutput], *, binary: bool) -> tuple[RequestedOutput, ...]:

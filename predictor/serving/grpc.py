@@ -15,7 +15,7 @@ from kserve.protocol.grpc import grpc_predict_v2_pb2 as pb
 from predictor.errors import DeadlineExceeded, InvalidRequest, StartupError
 from predictor.inference.pictures import Classification
 from predictor.protocol import v2
-from predictor.protocol.schemas import InputTensor, ModelDescription, OutputTensor, RequestedOutput
+from predictor.protocol.schemas import InputTensor, ModelDescription, OutputTensor
 from predictor.security.certificates import CertificateStore
 from predictor.serving.call import call_var
 from predictor.serving.data_plane import RealFakeDataPlane
@@ -82,7 +82,10 @@ class InferenceServicer:
         call = v2.decode_tensors(
             message.id,
             _inputs(message),
-            [RequestedOutput(output.name, binary=True) for output in message.outputs],
+            [
+                v2.requested_output(output.name, _parameters(output.parameters), index, binary=True)
+                for index, output in enumerate(message.outputs)
+            ],
             _parameters(message.parameters),
             model,
             max_pictures=self._max_pictures,
@@ -110,12 +113,10 @@ def _inputs(message: Any) -> list[InputTensor]:
         )
     tensors = []
     for index, tensor in enumerate(message.inputs):
+        place = f"inputs[{index}]"
         if raw and tensor.HasField("contents"):
-            raise InvalidRequest(
-                f"inputs[{index}]: has contents and raw_input_contents; send one of them"
-            )
-        field = CONTENTS.get(tensor.datatype)
-        data: Any = raw[index] if raw else list(getattr(tensor.contents, field)) if field else []
+            raise InvalidRequest(f"{place}: has contents and raw_input_contents; send one of them")
+        data: Any = raw[index] if raw else _typed_contents(tensor, place)
         tensors.append(
             InputTensor(
                 tensor.name,
@@ -126,6 +127,20 @@ def _inputs(message: Any) -> list[InputTensor]:
             )
         )
     return tensors
+
+
+def _typed_contents(tensor: Any, place: str) -> list[Any]:
+    """Raises: InvalidRequest: they are in a field of another datatype."""
+    field = CONTENTS.get(tensor.datatype)
+    if field is None:  # which is told of the datatype
+        return []
+    values = list(getattr(tensor.contents, field))
+    if not values and (others := tensor.contents.ListFields()):
+        raise InvalidRequest(
+            f"{place}.contents: has {others[0][0].name}; {tensor.datatype} goes into {field}, or "
+            "into raw_input_contents"
+        )
+    return values
 
 
 def _parameters(parameters: Mapping[str, Any]) -> dict[str, Any]:

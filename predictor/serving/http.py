@@ -152,7 +152,9 @@ async def decompress(body: bytes, encoding: str | None, *, limit: int, hold: Hol
         try:
             part = await asyncio.to_thread(inflater.decompress, rest, INFLATE_STEP)
         except zlib.error:
-            raise InvalidRequest("the body is not valid gzip or deflate data") from None
+            raise InvalidRequest(
+                "the body is not the gzip or deflate data that Content-Encoding says"
+            ) from None
         if not part:
             break
         size += len(part)

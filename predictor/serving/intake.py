@@ -96,7 +96,9 @@ class Intake:
         if route is None:
             if exchange.match.allowed:
                 raise MethodNotAllowed(f"use {' or '.join(exchange.match.allowed)} here")
-            raise NotFound("no such route")
+            raise NotFound(
+                "no such route; docs/protocols.md has them all, without a slash at the end"
+            )
         call = exchange.call
         call.deadline = self._policy.deadline(exchange.headers.get("x-request-timeout-ms"))
         if route.inference:

@@ -121,7 +121,9 @@ class ServerSettings(Group):
         "own idle time, or it sends requests into connections that are closing.",
     )
     docs_enabled: bool = Field(
-        False, description="Serve /docs and /openapi.json. Off, they answer NOT_FOUND."
+        False,
+        description="Serve /docs and /openapi.json, to who has an API key: a browser needs a proxy "
+        "that adds it, and the scripts of /docs come from a CDN. Off, they answer NOT_FOUND.",
     )
 
 

@@ -18,7 +18,7 @@ from google.rpc import error_details_pb2, status_pb2
 from tritonclient.grpc import service_pb2 as pb
 from tritonclient.grpc import service_pb2_grpc as pb_grpc
 
-from tests.pictures import HOSTILE, Hostile
+from tests.pictures import HOSTILE, Hostile, jpeg
 from tests.server.process import ServerProcess
 
 INFER = "/v2/models/realfake/infer"
@@ -172,6 +172,52 @@ def test_too_many_json_values_are_refused_unparsed(server: ServerProcess) -> Non
     with server.client() as client:
         response = client.post(INFER, content=b'{"inputs":[' + b"[]," * 5_000_000 + b"0]}")
     assert refusal(response) == "PAYLOAD_TOO_LARGE"
+
+
+@pytest.mark.parametrize(
+    ("body", "headers", "hint"),
+    [
+        (jpeg(), {}, "Content-Type: image/jpeg"),
+        (base64.b64encode(jpeg()), {"Content-Type": "image/jpeg"}, "base64"),
+        (b"{}", {"Content-Encoding": "gzip"}, "Content-Encoding"),
+        (b'{"inputs":[]}', {"Inference-Header-Content-Length": "5"}, "Inference-Header"),
+    ],
+    ids=["a picture called nothing", "base64 called a picture", "not compressed", "cut"],
+)
+def test_what_is_easily_forgotten_is_named(
+    body: bytes, headers: dict[str, str], hint: str, server: ServerProcess
+) -> None:
+    with server.client() as client:
+        response = client.post(INFER, content=body, headers=headers)
+    refusal(response)
+    assert hint in response.json()["error"]
+
+
+@pytest.mark.parametrize(
+    ("change", "hint"),
+    [
+        ({"output": "classification"}, "outputs[0].parameters.classification"),
+        ({"output": "shared_memory_region"}, "outputs[0].parameters.shared_memory_region"),
+        ({"contents": "int_contents"}, "uint_contents"),
+    ],
+    ids=["classes", "shared memory", "a field of another datatype"],
+)
+def test_what_grpc_clients_ask_for_in_vain_is_refused(
+    change: dict[str, str], hint: str, server: ServerProcess
+) -> None:
+    request = pb.ModelInferRequest(model_name="realfake")
+    pixels = request.inputs.add(name="pixels", datatype="UINT8", shape=[1, 8, 8, 3])
+    getattr(pixels.contents, change.get("contents", "uint_contents")).extend([0] * 192)
+    output = request.outputs.add(name="probabilities")
+    if "output" in change:
+        output.parameters[change["output"]].string_param = "2"
+    with grpc.insecure_channel(server.grpc) as channel:
+        stub = pb_grpc.GRPCInferenceServiceStub(channel)
+        with pytest.raises(grpc.RpcError) as refused:
+            stub.ModelInfer(request, metadata=[("x-api-key", server.api_key)], timeout=60)
+    error: Any = refused.value
+    assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert hint in error.details()
 
 
 def test_json_before_tensors_is_counted_as_well(server: ServerProcess) -> None:
