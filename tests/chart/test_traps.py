@@ -177,6 +177,12 @@ def test_the_startup_budget_is_what_was_asked_for() -> None:
     assert 901 <= probe["failureThreshold"] * probe["periodSeconds"] < 906
 
 
+def test_recreate_has_nothing_of_the_default_strategy() -> None:
+    """Helm merges maps, and the API server refuses `rollingUpdate` beside `Recreate`."""
+    strategy = render({"deploymentStrategy": {"type": "Recreate"}}).predictor["deploymentStrategy"]
+    assert strategy == {"type": "Recreate"}
+
+
 def test_hpa_has_only_resources_and_percentages() -> None:
     """A target over 100 is refused even for memory, and behavior is ignored."""
     scaling = render({"autoscaling": {"class": "hpa", "hpa": {"cpu": 60, "memory": 80}}}).predictor[
