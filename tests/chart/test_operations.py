@@ -15,6 +15,7 @@ from tests.chart.rendering import (
     LEAST,
     NAME,
     ROOT,
+    ROUTE,
     Object,
     Rendered,
     chart_with,
@@ -106,6 +107,16 @@ def test_the_smoke_test_leaves_nothing_behind_but_failures() -> None:
     assert [o["kind"] for o in hooks] == ["Pod"]
     policy_of_hook = hooks[0]["metadata"]["annotations"]["helm.sh/hook-delete-policy"]
     assert policy_of_hook == "before-hook-creation,hook-succeeded"
+
+
+def test_a_pod_that_never_becomes_ready_holds_no_node() -> None:
+    """Kubernetes' default evicts none while too few are healthy: a bad release stops drains."""
+    canary = {"canary": {"enabled": True, "image": {"tag": "0.2.0"}}}
+    budgets = render(ROUTE, canary).all("PodDisruptionBudget")
+    assert [budget["spec"]["unhealthyPodEvictionPolicy"] for budget in budgets] == [
+        "AlwaysAllow",
+        "AlwaysAllow",
+    ]
 
 
 def test_keys_of_the_chart_are_digests_in_one_secret() -> None:

@@ -47,9 +47,21 @@ CASES: dict[str, dict[str, Any]] = {
         },
     ),
     "model.storageSecret has nothing to unlock": {"model": {"storageSecret": "s3"}},
-    "podDisruptionBudget lets no pod leave": {
+    "drained; raise autoscaling.minReplicas, or use": {
         "autoscaling": {"minReplicas": 1},
         "podDisruptionBudget": {"minAvailable": 1},
+    },
+    # Stable has replicas enough.
+    "drained; raise canary.minReplicas, or use": merged(
+        ROUTE,
+        NEWER,
+        {"autoscaling": {"minReplicas": 4}, "podDisruptionBudget": {"minAvailable": 2}},
+    ),
+    "drained; raise podDisruptionBudget.maxUnavailable, or use": {
+        "podDisruptionBudget": {"maxUnavailable": 0}
+    },
+    "podDisruptionBudget.minAvailable and maxUnavailable are both null": {
+        "podDisruptionBudget": {"maxUnavailable": None}
     },
     "alerts.enabled needs metrics.enabled": {
         "alerts": {"enabled": True},

@@ -51,8 +51,13 @@
 {{- if and $v.model.storageSecret (not $v.model.storageUri) (not $v.canary.model.storageUri) }}
 {{- $p = append $p "model.storageSecret has nothing to unlock; set model.storageUri, or remove it" }}
 {{- end }}
-{{- if and $v.podDisruptionBudget.enabled (eq (include "realfake.pdbBlocks" .) "true") }}
-{{- $p = append $p "podDisruptionBudget lets no pod leave, so nodes can never be drained; raise autoscaling.minReplicas, or use maxUnavailable: 1" }}
+{{- if $v.podDisruptionBudget.enabled }}
+{{- if and (kindIs "invalid" $v.podDisruptionBudget.minAvailable) (kindIs "invalid" $v.podDisruptionBudget.maxUnavailable) }}
+{{- $p = append $p "podDisruptionBudget.minAvailable and maxUnavailable are both null, which lets no pod leave; set maxUnavailable: 1, or podDisruptionBudget.enabled: false" }}
+{{- end }}
+{{- with include "realfake.pdbBlocks" . }}
+{{- $p = append $p (printf "podDisruptionBudget lets no pod leave, so nodes can never be drained; raise %s, or use maxUnavailable: 1" .) }}
+{{- end }}
 {{- end }}
 {{- if and $v.dashboards.enabled (not $v.metrics.enabled) }}
 {{- $p = append $p "dashboards.enabled needs metrics.enabled, or every panel is empty; set both, or neither" }}
@@ -86,18 +91,20 @@
 {{- toJson $names }}
 {{- end }}
 
-{{/* "true" when no replica may be evicted at the lowest scale; each track has a budget of its own. */}}
+{{/* What keeps every replica from being evicted at the lowest scale, if anything does; each track has a budget of its own. */}}
 {{- define "realfake.pdbBlocks" -}}
 {{- $pdb := .Values.podDisruptionBudget }}
-{{- $counts := list (int .Values.autoscaling.minReplicas) }}
+{{- $counts := dict "autoscaling.minReplicas" (int .Values.autoscaling.minReplicas) }}
 {{- if eq (include "realfake.strategy" .) "route" }}
-{{- $counts = append $counts (int .Values.canary.minReplicas) }}
+{{- $_ := set $counts "canary.minReplicas" (int .Values.canary.minReplicas) }}
 {{- end }}
-{{- $blocks := false }}
+{{- $low := list }}
 {{- if kindIs "invalid" $pdb.minAvailable }}
-{{- $blocks = has (toString $pdb.maxUnavailable) (list "0" "0%") }}
+{{- if has (toString $pdb.maxUnavailable) (list "0" "0%") }}
+{{- $low = list "podDisruptionBudget.maxUnavailable" }}
+{{- end }}
 {{- else }}
-{{- range $count := $counts }}
+{{- range $value, $count := $counts }}
 {{- $kept := $pdb.minAvailable | toString }}
 {{- if hasSuffix "%" $kept }}
 {{- /* Kubernetes rounds a percentage of pods up. */}}
@@ -105,11 +112,11 @@
 {{- $kept = divf $kept 100 | ceil }}
 {{- end }}
 {{- if and (gt $count 0) (ge (float64 $kept) (float64 $count)) }}
-{{- $blocks = true }}
+{{- $low = append $low $value }}
 {{- end }}
 {{- end }}
 {{- end }}
-{{- $blocks }}
+{{- join " and " $low }}
 {{- end }}
 
 {{- define "realfake.problems.keys" -}}
