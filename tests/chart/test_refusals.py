@@ -172,7 +172,7 @@ CASES: dict[str, dict[str, Any]] = {
     ),
     "canary.strategy route splits the chart's own route": NEWER,
     "canary.minReplicas is 0, so its share of requests would fail": merged(
-        ROUTE, NEWER, {"canary": {"minReplicas": 0}}
+        ROUTE, NEWER, {"canary": {"minReplicas": 0, "weight": 10}}
     ),
     "canary.minReplicas is above canary.maxReplicas": merged(
         ROUTE, NEWER, {"canary": {"minReplicas": 3}, "autoscaling": {"class": "hpa"}}
