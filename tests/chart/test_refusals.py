@@ -33,6 +33,11 @@ CASES: dict[str, dict[str, Any]] = {
     ),
     "is too long for KServe's label app": {"nameOverride": "a" * 49},
     "image.repository is empty": {"image": {"repository": ""}},
+    # What a promotion by hand leaves, where the old image was pinned: it would go back to it.
+    "image.tag and image.digest are both set": {"image": {"tag": "0.2.0", "digest": DIGEST}},
+    "canary.image.tag and canary.image.digest are both set": merged(
+        ROUTE, NEWER, {"canary": {"image": {"digest": DIGEST}}}
+    ),
     "config.server.host keeps the ports inside the pod": {
         "config": {"server": {"host": "127.0.0.1"}}
     },

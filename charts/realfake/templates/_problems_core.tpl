@@ -28,6 +28,11 @@
 {{- if not $v.image.repository }}
 {{- $p = append $p "image.repository is empty; set it to where you pushed the image" }}
 {{- end }}
+{{- range $value, $image := dict "image" $v.image "canary.image" $v.canary.image }}
+{{- if and $image.tag $image.digest }}
+{{- $p = append $p (printf "%s.tag and %s.digest are both set, and the digest would win; keep one, and make the other empty" $value $value) }}
+{{- end }}
+{{- end }}
 {{- range $track := list (dict "config" $v.config) (dict "config" $v.canary.config) }}
 {{- $server := get $track.config "server" | default dict }}
 {{- $model := get $track.config "model" | default dict }}
