@@ -99,6 +99,17 @@ def test_knative_revisions_keep_their_own_settings() -> None:
     assert f"{NAME}-config" not in {o["metadata"]["name"] for o in rendered.all("ConfigMap")}
 
 
+def test_a_setting_that_is_null_is_no_variable_of_a_revision() -> None:
+    """`null` would be taken for its value: the pod of this canary would not start."""
+    endpoint: Object = {"telemetry": {"otlp_endpoint": "http://collector:4318"}}
+    nothing: Object = {"telemetry": {"otlp_endpoint": None}}
+    canary = {"enabled": True, "image": {"tag": "0.2.0"}, "config": nothing}
+    stable = env(render(KNATIVE, {"config": endpoint}).container)
+    assert stable["REALFAKE_TELEMETRY__OTLP_ENDPOINT"] == "http://collector:4318"
+    revision = env(render(KNATIVE, {"config": endpoint, "canary": canary}).container)
+    assert "REALFAKE_TELEMETRY__OTLP_ENDPOINT" not in revision
+
+
 @pytest.mark.parametrize("class_", ["hpa", "keda", "external", "none"])
 def test_the_autoscaler_class_is_annotated_where_the_webhook_reads_it(class_: str) -> None:
     keda = {"serverAddress": "http://prometheus:9090"}
