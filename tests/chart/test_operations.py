@@ -90,6 +90,19 @@ def test_knative_traffic_comes_by_its_proxy() -> None:
     assert any({8012, 8112} <= set(found) for found in ports)
 
 
+def test_knatives_own_parts_come_in_whoever_the_clients_are() -> None:
+    """The activator brings requests and probes 8012; the autoscaler reads 9090 of each pod."""
+    gateway = [{"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "gateway"}}}]
+    serving = [
+        {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "knative-serving"}}}
+    ]
+    values = {"networkPolicy": {"clients": gateway}}
+    ports = opened(policy(render(KNATIVE, values))["ingress"], "from")
+    assert {8012, 8013, 8112, 9090} <= set(ports[str(serving)])
+    assert {8012, 8013, 8112} <= set(ports[str(gateway)])
+    assert str(serving) not in opened(policy(render(values))["ingress"], "from")
+
+
 def test_the_smoke_test_is_let_through_both_policies() -> None:
     rendered = render()
     labels = rendered.one("Pod")["metadata"]["labels"]
