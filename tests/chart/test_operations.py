@@ -14,6 +14,7 @@ from tests.chart.rendering import (
     KNATIVE,
     LEAST,
     NAME,
+    NAMESPACE,
     ROOT,
     ROUTE,
     Object,
@@ -273,6 +274,29 @@ def test_alerts_link_to_where_the_runbooks_are_published(base: str) -> None:
 )
 def test_the_notes_warn(values: dict[str, Any], warning: str) -> None:
     assert warning in render(values).notes
+
+
+TLS: Object = {
+    "config": {"tls": {"cert_file": "/tls/tls.crt", "key_file": "/tls/tls.key"}},
+    "smokeTest": {"enabled": False},
+}
+
+
+def test_the_notes_ask_a_port_with_tls_by_tls() -> None:
+    notes = render(TLS).notes
+    assert f"URL=https://{NAME}-predictor.{NAMESPACE}.svc " in notes
+    assert "--connect-to ::127.0.0.1:8080 --cacert ca.crt \\\n" in notes
+    assert "http://" not in notes
+    assert "--cacert" not in render().notes
+
+
+def test_the_notes_say_what_a_gateway_needs_for_tls() -> None:
+    """It speaks plain HTTP to a Service, and every request would be answered 502."""
+    canary = {"canary": {"enabled": True, "image": {"tag": "0.2.0"}}}
+    assert f"names Service {NAME}-predictor\n" in render(TLS, ROUTE).notes + "\n"
+    both = render(TLS, ROUTE, canary).notes
+    assert f"names Service {NAME}-predictor and {NAME}-canary-predictor" in both
+    assert "BackendTLSPolicy" not in render(ROUTE).notes + render(TLS).notes
 
 
 def test_pinned_and_replicated_is_nothing_to_warn_about() -> None:

@@ -213,6 +213,14 @@ if "tls" in Settings.model_fields:
     CASES["config.tls.cert_file: the helm test speaks plain HTTP"] = {
         "config": {"tls": {"cert_file": "/tls/tls.crt", "key_file": "/tls/tls.key"}}
     }
+    CASES["- config.tls.cert_file: Knative's proxy speaks plain HTTP"] = merged(
+        KNATIVE, {"config": {"tls": {"cert_file": "/tls/tls.crt", "key_file": "/tls/tls.key"}}}
+    )
+    CASES["- canary.config.tls.cert_file: Knative's proxy speaks plain HTTP"] = merged(
+        KNATIVE,
+        NEWER,
+        {"canary": {"config": {"tls": {"cert_file": "/tls/tls.crt", "key_file": "/tls/tls.key"}}}},
+    )
 
 
 def refusal(values: dict[str, Any]) -> str:

@@ -33,7 +33,7 @@
 {{- $p = append $p (printf "%s.tag and %s.digest are both set, and the digest would win; keep one, and make the other empty" $value $value) }}
 {{- end }}
 {{- end }}
-{{- range $track := list (dict "config" $v.config) (dict "config" $v.canary.config) }}
+{{- range $track := list (dict "place" "config" "config" $v.config) (dict "place" "canary.config" "config" $v.canary.config) }}
 {{- $server := get $track.config "server" | default dict }}
 {{- $model := get $track.config "model" | default dict }}
 {{- $tls := get $track.config "tls" | default dict }}
@@ -46,7 +46,9 @@
 {{- if and $tls.client_ca_file (not $server.health_port) }}
 {{- $p = append $p "config.tls.client_ca_file refuses the kubelet's probes, which have no certificate; set config.server.health_port" }}
 {{- end }}
-{{- if and $tls.cert_file $v.smokeTest.enabled }}
+{{- if and $tls.cert_file (eq $v.deploymentMode "Knative") }}
+{{- $p = append $p (printf "%s.tls.cert_file: Knative's proxy speaks plain HTTP to the predictor, so nothing would be served; remove %s.tls, and let Knative's gateway encrypt" $track.place $track.place) }}
+{{- else if and $tls.cert_file $v.smokeTest.enabled }}
 {{- $p = append $p "config.tls.cert_file: the helm test speaks plain HTTP and gRPC; set smokeTest.enabled: false" }}
 {{- end }}
 {{- end }}
