@@ -86,6 +86,17 @@ def test_other_services_are_opened_by_name(peer: str, port: int) -> None:
     assert opened(rules, "to")[str(to)] == [port]
 
 
+def test_dns_is_asked_where_its_pods_listen() -> None:
+    """A policy is about pods, behind the Service's port 53."""
+    rendered = render({"networkPolicy": {"dnsPorts": [5353]}})
+    for name in (NAME, f"{NAME}-smoke"):
+        rule = rendered.one("NetworkPolicy", name)["spec"]["egress"][0]
+        assert rule["ports"] == [
+            {"port": 5353, "protocol": "UDP"},
+            {"port": 5353, "protocol": "TCP"},
+        ]
+
+
 def test_knative_traffic_comes_by_its_proxy() -> None:
     ports = opened(policy(render(KNATIVE))["ingress"], "from").values()
     assert any({8012, 8112} <= set(found) for found in ports)
@@ -268,6 +279,14 @@ def test_alerts_link_to_where_the_runbooks_are_published(base: str) -> None:
         ({"model": {"storageUri": "s3://a/b"}}, "pin model.digest"),
         ({"networkPolicy": {"enabled": False}}, "no network policy"),
         ({"networkPolicy": {"clients": []}}, "nobody may send requests"),
+        (
+            {"config": {"telemetry": {"otlp_endpoint": "http://collector:4318"}}},
+            "networkPolicy.otlp.to is empty",
+        ),
+        (
+            {"config": {"rate_limit": {"redis_url_file": "/redis/url"}}},
+            "networkPolicy.redis.to is empty",
+        ),
         ({"gpu": {"enabled": True}, "autoscaling": {"class": "hpa"}}, "hardly sees a busy GPU"),
         (merged(KNATIVE, {"nodeSelector": {"a": "b"}}), "config-features allow them"),
     ],
