@@ -13,6 +13,7 @@ from tests.chart.rendering import (
     KNATIVE,
     NAME,
     PROFILES,
+    ROOT,
     ROUTE,
     Object,
     Rendered,
@@ -151,6 +152,15 @@ def test_the_grace_period_follows_the_defaults_of_the_settings() -> None:
     server = ServerSettings()
     grace = render().predictor["terminationGracePeriodSeconds"]
     assert grace > server.drain_delay_s + server.drain_timeout_s
+
+
+def test_the_documented_room_to_exit_is_what_a_pod_gets() -> None:
+    page = (ROOT / "docs" / "chart.md").read_text("utf-8")
+    documented = re.search(r"`server\.drain_timeout_s` together, and\s(\d+) seconds to exit", page)
+    assert documented
+    config = {"server": {"drain_delay_s": 20, "drain_timeout_s": 100}}
+    grace = render({"config": config}).predictor["terminationGracePeriodSeconds"]
+    assert grace == 120 + int(documented[1])
 
 
 def test_no_pre_stop_hook_delays_the_signal() -> None:
