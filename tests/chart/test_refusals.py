@@ -33,6 +33,9 @@ CASES: dict[str, dict[str, Any]] = {
     ),
     "is too long for KServe's label app": {"nameOverride": "a" * 49},
     "image.repository is empty": {"image": {"repository": ""}},
+    "kserve.version 0.15.2 does not know deploymentMode Standard": {
+        "kserve": {"version": "0.15.2"}
+    },
     # What a promotion by hand leaves, where the old image was pinned: it would go back to it.
     "image.tag and image.digest are both set": {"image": {"tag": "0.2.0", "digest": DIGEST}},
     "canary.image.tag and canary.image.digest are both set": merged(
@@ -255,6 +258,11 @@ def test_every_refusal_has_a_case() -> None:
 
 def test_the_least_values_are_not_refused() -> None:
     assert render().service["kind"] == "InferenceService"
+
+
+@pytest.mark.parametrize("version", ["0.16.0", "v0.16.0-rc1", "0.16", "0.21.0", ""])
+def test_a_kserve_that_knows_the_modes_is_not_refused(version: str) -> None:
+    assert render({"kserve": {"version": version}}).service["kind"] == "InferenceService"
 
 
 @pytest.mark.parametrize(

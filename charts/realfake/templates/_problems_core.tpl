@@ -28,6 +28,9 @@
 {{- if not $v.image.repository }}
 {{- $p = append $p "image.repository is empty; set it to where you pushed the image" }}
 {{- end }}
+{{- if and $v.kserve.version (not (semverCompare ">=0.16.0-0" $v.kserve.version)) }}
+{{- $p = append $p (printf "kserve.version %s does not know deploymentMode %s, whose name came with KServe 0.16; upgrade KServe" $v.kserve.version $v.deploymentMode) }}
+{{- end }}
 {{- range $value, $image := dict "image" $v.image "canary.image" $v.canary.image }}
 {{- if and $image.tag $image.digest }}
 {{- $p = append $p (printf "%s.tag and %s.digest are both set, and the digest would win; keep one, and make the other empty" $value $value) }}
