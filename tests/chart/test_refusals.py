@@ -36,6 +36,24 @@ CASES: dict[str, dict[str, Any]] = {
     "kserve.version 0.15.2 does not know deploymentMode Standard": {
         "kserve": {"version": "0.15.2"}
     },
+    "image.repository registry.example.com:5000/realfake:0.1.0 has a tag or a digest in it": {
+        "image": {"repository": "registry.example.com:5000/realfake:0.1.0"}
+    },
+    "canary.image.repository registry.example.com/realfake@sha256:1 has a tag": merged(
+        ROUTE,
+        NEWER,
+        {"canary": {"image": {"repository": "registry.example.com/realfake@sha256:1"}}},
+    ),
+    "serviceAccount.annotations and serviceAccount.secrets are for": {
+        "serviceAccount": {"create": False, "annotations": {"eks.amazonaws.com/role-arn": "arn"}}
+    },
+    "podAnnotations: prometheus.io/scrape is written by the chart": {
+        "metrics": {"podAnnotations": True},
+        "podAnnotations": {"prometheus.io/scrape": "false"},
+    },
+    "podAnnotations: serving.knative.dev/progress-deadline is written": merged(
+        KNATIVE, {"podAnnotations": {"serving.knative.dev/progress-deadline": "60s"}}
+    ),
     # What a promotion by hand leaves, where the old image was pinned: it would go back to it.
     "image.tag and image.digest are both set": {"image": {"tag": "0.2.0", "digest": DIGEST}},
     "canary.image.tag and canary.image.digest are both set": merged(
@@ -258,6 +276,16 @@ def test_every_refusal_has_a_case() -> None:
 
 def test_the_least_values_are_not_refused() -> None:
     assert render().service["kind"] == "InferenceService"
+
+
+def test_a_registry_with_a_port_and_annotations_of_ones_own_are_not_refused() -> None:
+    values: dict[str, Any] = {
+        "image": {"repository": "registry.example.com:5000/realfake"},
+        "podAnnotations": {"prometheus.io/scrape": "false"},
+    }
+    rendered = render(values)
+    assert rendered.container["image"] == "registry.example.com:5000/realfake:0.1.0"
+    assert rendered.predictor["annotations"]["prometheus.io/scrape"] == "false"
 
 
 @pytest.mark.parametrize("version", ["0.16.0", "v0.16.0-rc1", "0.16", "0.21.0", ""])

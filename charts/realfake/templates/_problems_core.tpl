@@ -32,6 +32,9 @@
 {{- $p = append $p (printf "kserve.version %s does not know deploymentMode %s, whose name came with KServe 0.16; upgrade KServe" $v.kserve.version $v.deploymentMode) }}
 {{- end }}
 {{- range $value, $image := dict "image" $v.image "canary.image" $v.canary.image }}
+{{- if regexMatch "(:[^/]*|@.*)$" $image.repository }}
+{{- $p = append $p (printf "%s.repository %s has a tag or a digest in it, and another would be put behind; move it to %s.tag or %s.digest" $value $image.repository $value $value) }}
+{{- end }}
 {{- if and $image.tag $image.digest }}
 {{- $p = append $p (printf "%s.tag and %s.digest are both set, and the digest would win; keep one, and make the other empty" $value $value) }}
 {{- end }}
@@ -60,6 +63,9 @@
 {{- end }}
 {{- if and $v.model.storageSecret (not $v.model.storageUri) (not $v.canary.model.storageUri) }}
 {{- $p = append $p "model.storageSecret has nothing to unlock; set model.storageUri, or remove it" }}
+{{- end }}
+{{- if and (not $v.serviceAccount.create) (or $v.serviceAccount.annotations $v.serviceAccount.secrets) }}
+{{- $p = append $p "serviceAccount.annotations and serviceAccount.secrets are for the account that the chart makes; put them on yours, or set serviceAccount.create: true" }}
 {{- end }}
 {{- if $v.podDisruptionBudget.enabled }}
 {{- if and (kindIs "invalid" $v.podDisruptionBudget.minAvailable) (kindIs "invalid" $v.podDisruptionBudget.maxUnavailable) }}
@@ -167,6 +173,15 @@
 {{- range $annotation := list "serving.kserve.io/deploymentMode" "serving.kserve.io/autoscalerClass" $v.kserve.storageSecretAnnotation }}
 {{- if hasKey $v.annotations $annotation }}
 {{- $p = append $p (printf "annotations: %s has a value of its own (deploymentMode, autoscaling.class, model.storageSecret); remove it" $annotation) }}
+{{- end }}
+{{- end }}
+{{- $written := list (ternary "serving.knative.dev/progress-deadline" "checksum/config" (eq $v.deploymentMode "Knative")) }}
+{{- if $v.metrics.podAnnotations }}
+{{- $written = concat $written (list "prometheus.io/scrape" "prometheus.io/port" "prometheus.io/path") }}
+{{- end }}
+{{- range $annotation := $written }}
+{{- if hasKey $v.podAnnotations $annotation }}
+{{- $p = append $p (printf "podAnnotations: %s is written by the chart (metrics.podAnnotations, probes.startupBudgetSeconds), and a key can be given once; remove it" $annotation) }}
 {{- end }}
 {{- end }}
 {{- if and (ne $v.deploymentMode "Knative") (or (hasKey $v.annotations "serving.kserve.io/enable-prometheus-scraping") (hasKey $v.podAnnotations "serving.kserve.io/enable-prometheus-scraping")) }}
