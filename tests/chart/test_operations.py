@@ -125,6 +125,13 @@ def test_the_smoke_test_is_let_through_both_policies() -> None:
     assert mine["egress"][-1]["to"][0]["podSelector"] == policy(rendered)["podSelector"]
 
 
+def test_the_smoke_test_runs_where_the_predictor_may() -> None:
+    """Where every node is tainted, it would wait for one until helm gives up."""
+    place = {"nodeSelector": {"pool": "vision"}, "tolerations": [{"operator": "Exists"}]}
+    assert render(place).one("Pod")["spec"].items() >= place.items()
+    assert not place.keys() & render().one("Pod")["spec"].keys()
+
+
 def test_the_smoke_test_leaves_nothing_behind_but_failures() -> None:
     """Hooks are not uninstalled with the release, so only the pod is one."""
     rendered = render()
