@@ -21,7 +21,7 @@ helm upgrade --install realfake charts/realfake --namespace realfake --create-na
   --set auth.existingSecret=realfake-keys
 ```
 
-Needs Kubernetes 1.29 or later and KServe 0.15 or later. How-to and runbooks are in
+Needs Kubernetes 1.29 or later and KServe 0.16 or later. How-to and runbooks are in
 [docs/chart.md](../../docs/chart.md), the settings below `config` in
 [docs/settings.md](../../docs/settings.md), what an upgrade asks of you in [UPGRADE.md](UPGRADE.md).
 

@@ -35,8 +35,10 @@ def promoted(values: dict[str, Any]) -> dict[str, Any]:
         )
     new_image = any(name in found["image"] for name in _NAMES_AN_IMAGE)
     if new_image:
-        # As the chart has it: stable's digest would win over the canary's tag.
+        # As the chart has it: stable's digest would win over a tag, and both are refused.
         found["image"].setdefault("digest", "")
+        if found["image"]["digest"]:
+            found["image"].setdefault("tag", "")
     stored = (values.get("model") or {}).get("storageUri")
     if (
         "storageUri" in found["model"]

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
+import yaml
 
 from tests.chart.rendering import (
     KNATIVE,
     NAME,
+    ROOT,
     ROUTE,
     Object,
     Rendered,
@@ -141,6 +144,27 @@ def test_both_routes_split_by_weight(kind: str, weight: int) -> None:
     assert backends(testers) == {f"{NAME}-canary-predictor": 100}
 
 
+def documented_canary() -> Object:
+    page = (ROOT / "docs" / "chart.md").read_text("utf-8")
+    found = re.search(r"^```yaml\n(# canary\.yaml\n.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    assert found
+    values: Object = yaml.safe_load(found[1])
+    return values
+
+
+@pytest.mark.parametrize(
+    "start",
+    [{"canary": {"enabled": True, **CHANGE}}, documented_canary()],
+    ids=["default", "documented"],
+)
+def test_a_canary_starts_with_no_share(start: Object) -> None:
+    """The route's weights hold before KServe has made the canary's Service, so a share fails."""
+    rendered = render(STABLE, start, WAYS["route"])
+    for kind in ("HTTPRoute", "GRPCRoute"):
+        _, everybody = rendered.one(kind)["spec"]["rules"]
+        assert backends(everybody) == {f"{NAME}-predictor": 100, f"{NAME}-canary-predictor": 0}
+
+
 def test_routes_use_the_ports_of_kserves_service() -> None:
     rendered = render(WAYS["route"])
     for kind, port in (("HTTPRoute", 80), ("GRPCRoute", 8081)):
@@ -230,3 +254,9 @@ def test_the_notes_say_what_comes_next() -> None:
     notes = render(STABLE, CANARY, WAYS["route"]).notes
     assert "The canary gets 20%, and every request with X-Realfake-Track: canary" in notes
     assert "--set canary.enabled=false" in notes
+
+
+def test_the_notes_wait_for_a_canary_before_it_gets_more() -> None:
+    notes = render(STABLE, CANARY, WAYS["route"], {"canary": {"weight": 0}}).notes
+    wait = notes.index(f"inferenceservice/{NAME}-canary")
+    assert wait < notes.index("--set canary.weight=5\n")

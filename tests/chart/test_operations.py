@@ -14,7 +14,9 @@ from tests.chart.rendering import (
     KNATIVE,
     LEAST,
     NAME,
+    NAMESPACE,
     ROOT,
+    ROUTE,
     Object,
     Rendered,
     chart_with,
@@ -84,9 +86,33 @@ def test_other_services_are_opened_by_name(peer: str, port: int) -> None:
     assert opened(rules, "to")[str(to)] == [port]
 
 
+def test_dns_is_asked_where_its_pods_listen() -> None:
+    """A policy is about pods, behind the Service's port 53."""
+    rendered = render({"networkPolicy": {"dnsPorts": [5353]}})
+    for name in (NAME, f"{NAME}-smoke"):
+        rule = rendered.one("NetworkPolicy", name)["spec"]["egress"][0]
+        assert rule["ports"] == [
+            {"port": 5353, "protocol": "UDP"},
+            {"port": 5353, "protocol": "TCP"},
+        ]
+
+
 def test_knative_traffic_comes_by_its_proxy() -> None:
     ports = opened(policy(render(KNATIVE))["ingress"], "from").values()
     assert any({8012, 8112} <= set(found) for found in ports)
+
+
+def test_knatives_own_parts_come_in_whoever_the_clients_are() -> None:
+    """The activator brings requests and probes 8012; the autoscaler reads 9090 of each pod."""
+    gateway = [{"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "gateway"}}}]
+    serving = [
+        {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "knative-serving"}}}
+    ]
+    values = {"networkPolicy": {"clients": gateway}}
+    ports = opened(policy(render(KNATIVE, values))["ingress"], "from")
+    assert {8012, 8013, 8112, 9090} <= set(ports[str(serving)])
+    assert {8012, 8013, 8112} <= set(ports[str(gateway)])
+    assert str(serving) not in opened(policy(render(values))["ingress"], "from")
 
 
 def test_the_smoke_test_is_let_through_both_policies() -> None:
@@ -99,6 +125,13 @@ def test_the_smoke_test_is_let_through_both_policies() -> None:
     assert mine["egress"][-1]["to"][0]["podSelector"] == policy(rendered)["podSelector"]
 
 
+def test_the_smoke_test_runs_where_the_predictor_may() -> None:
+    """Where every node is tainted, it would wait for one until helm gives up."""
+    place = {"nodeSelector": {"pool": "vision"}, "tolerations": [{"operator": "Exists"}]}
+    assert render(place).one("Pod")["spec"].items() >= place.items()
+    assert not place.keys() & render().one("Pod")["spec"].keys()
+
+
 def test_the_smoke_test_leaves_nothing_behind_but_failures() -> None:
     """Hooks are not uninstalled with the release, so only the pod is one."""
     rendered = render()
@@ -106,6 +139,16 @@ def test_the_smoke_test_leaves_nothing_behind_but_failures() -> None:
     assert [o["kind"] for o in hooks] == ["Pod"]
     policy_of_hook = hooks[0]["metadata"]["annotations"]["helm.sh/hook-delete-policy"]
     assert policy_of_hook == "before-hook-creation,hook-succeeded"
+
+
+def test_a_pod_that_never_becomes_ready_holds_no_node() -> None:
+    """Kubernetes' default evicts none while too few are healthy: a bad release stops drains."""
+    canary = {"canary": {"enabled": True, "image": {"tag": "0.2.0"}}}
+    budgets = render(ROUTE, canary).all("PodDisruptionBudget")
+    assert [budget["spec"]["unhealthyPodEvictionPolicy"] for budget in budgets] == [
+        "AlwaysAllow",
+        "AlwaysAllow",
+    ]
 
 
 def test_keys_of_the_chart_are_digests_in_one_secret() -> None:
@@ -243,12 +286,43 @@ def test_alerts_link_to_where_the_runbooks_are_published(base: str) -> None:
         ({"model": {"storageUri": "s3://a/b"}}, "pin model.digest"),
         ({"networkPolicy": {"enabled": False}}, "no network policy"),
         ({"networkPolicy": {"clients": []}}, "nobody may send requests"),
+        (
+            {"config": {"telemetry": {"otlp_endpoint": "http://collector:4318"}}},
+            "networkPolicy.otlp.to is empty",
+        ),
+        (
+            {"config": {"rate_limit": {"redis_url_file": "/redis/url"}}},
+            "networkPolicy.redis.to is empty",
+        ),
         ({"gpu": {"enabled": True}, "autoscaling": {"class": "hpa"}}, "hardly sees a busy GPU"),
         (merged(KNATIVE, {"nodeSelector": {"a": "b"}}), "config-features allow them"),
     ],
 )
 def test_the_notes_warn(values: dict[str, Any], warning: str) -> None:
     assert warning in render(values).notes
+
+
+TLS: Object = {
+    "config": {"tls": {"cert_file": "/tls/tls.crt", "key_file": "/tls/tls.key"}},
+    "smokeTest": {"enabled": False},
+}
+
+
+def test_the_notes_ask_a_port_with_tls_by_tls() -> None:
+    notes = render(TLS).notes
+    assert f"URL=https://{NAME}-predictor.{NAMESPACE}.svc " in notes
+    assert "--connect-to ::127.0.0.1:8080 --cacert ca.crt \\\n" in notes
+    assert "http://" not in notes
+    assert "--cacert" not in render().notes
+
+
+def test_the_notes_say_what_a_gateway_needs_for_tls() -> None:
+    """It speaks plain HTTP to a Service, and every request would be answered 502."""
+    canary = {"canary": {"enabled": True, "image": {"tag": "0.2.0"}}}
+    assert f"names Service {NAME}-predictor\n" in render(TLS, ROUTE).notes + "\n"
+    both = render(TLS, ROUTE, canary).notes
+    assert f"names Service {NAME}-predictor and {NAME}-canary-predictor" in both
+    assert "BackendTLSPolicy" not in render(ROUTE).notes + render(TLS).notes
 
 
 def test_pinned_and_replicated_is_nothing_to_warn_about() -> None:

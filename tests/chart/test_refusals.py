@@ -33,6 +33,32 @@ CASES: dict[str, dict[str, Any]] = {
     ),
     "is too long for KServe's label app": {"nameOverride": "a" * 49},
     "image.repository is empty": {"image": {"repository": ""}},
+    "kserve.version 0.15.2 does not know deploymentMode Standard": {
+        "kserve": {"version": "0.15.2"}
+    },
+    "image.repository registry.example.com:5000/realfake:0.1.0 has a tag or a digest in it": {
+        "image": {"repository": "registry.example.com:5000/realfake:0.1.0"}
+    },
+    "canary.image.repository registry.example.com/realfake@sha256:1 has a tag": merged(
+        ROUTE,
+        NEWER,
+        {"canary": {"image": {"repository": "registry.example.com/realfake@sha256:1"}}},
+    ),
+    "serviceAccount.annotations and serviceAccount.secrets are for": {
+        "serviceAccount": {"create": False, "annotations": {"eks.amazonaws.com/role-arn": "arn"}}
+    },
+    "podAnnotations: prometheus.io/scrape is written by the chart": {
+        "metrics": {"podAnnotations": True},
+        "podAnnotations": {"prometheus.io/scrape": "false"},
+    },
+    "podAnnotations: serving.knative.dev/progress-deadline is written": merged(
+        KNATIVE, {"podAnnotations": {"serving.knative.dev/progress-deadline": "60s"}}
+    ),
+    # What a promotion by hand leaves, where the old image was pinned: it would go back to it.
+    "image.tag and image.digest are both set": {"image": {"tag": "0.2.0", "digest": DIGEST}},
+    "canary.image.tag and canary.image.digest are both set": merged(
+        ROUTE, NEWER, {"canary": {"image": {"digest": DIGEST}}}
+    ),
     "config.server.host keeps the ports inside the pod": {
         "config": {"server": {"host": "127.0.0.1"}}
     },
@@ -47,9 +73,21 @@ CASES: dict[str, dict[str, Any]] = {
         },
     ),
     "model.storageSecret has nothing to unlock": {"model": {"storageSecret": "s3"}},
-    "podDisruptionBudget lets no pod leave": {
+    "drained; raise autoscaling.minReplicas, or use": {
         "autoscaling": {"minReplicas": 1},
         "podDisruptionBudget": {"minAvailable": 1},
+    },
+    # Stable has replicas enough.
+    "drained; raise canary.minReplicas, or use": merged(
+        ROUTE,
+        NEWER,
+        {"autoscaling": {"minReplicas": 4}, "podDisruptionBudget": {"minAvailable": 2}},
+    ),
+    "drained; raise podDisruptionBudget.maxUnavailable, or use": {
+        "podDisruptionBudget": {"maxUnavailable": 0}
+    },
+    "podDisruptionBudget.minAvailable and maxUnavailable are both null": {
+        "podDisruptionBudget": {"maxUnavailable": None}
     },
     "alerts.enabled needs metrics.enabled": {
         "alerts": {"enabled": True},
@@ -160,7 +198,7 @@ CASES: dict[str, dict[str, Any]] = {
     ),
     "canary.strategy route splits the chart's own route": NEWER,
     "canary.minReplicas is 0, so its share of requests would fail": merged(
-        ROUTE, NEWER, {"canary": {"minReplicas": 0}}
+        ROUTE, NEWER, {"canary": {"minReplicas": 0, "weight": 10}}
     ),
     "canary.minReplicas is above canary.maxReplicas": merged(
         ROUTE, NEWER, {"canary": {"minReplicas": 3}, "autoscaling": {"class": "hpa"}}
@@ -196,6 +234,14 @@ if "tls" in Settings.model_fields:
     CASES["config.tls.cert_file: the helm test speaks plain HTTP"] = {
         "config": {"tls": {"cert_file": "/tls/tls.crt", "key_file": "/tls/tls.key"}}
     }
+    CASES["- config.tls.cert_file: Knative's proxy speaks plain HTTP"] = merged(
+        KNATIVE, {"config": {"tls": {"cert_file": "/tls/tls.crt", "key_file": "/tls/tls.key"}}}
+    )
+    CASES["- canary.config.tls.cert_file: Knative's proxy speaks plain HTTP"] = merged(
+        KNATIVE,
+        NEWER,
+        {"canary": {"config": {"tls": {"cert_file": "/tls/tls.crt", "key_file": "/tls/tls.key"}}}},
+    )
 
 
 def refusal(values: dict[str, Any]) -> str:
@@ -230,6 +276,21 @@ def test_every_refusal_has_a_case() -> None:
 
 def test_the_least_values_are_not_refused() -> None:
     assert render().service["kind"] == "InferenceService"
+
+
+def test_a_registry_with_a_port_and_annotations_of_ones_own_are_not_refused() -> None:
+    values: dict[str, Any] = {
+        "image": {"repository": "registry.example.com:5000/realfake"},
+        "podAnnotations": {"prometheus.io/scrape": "false"},
+    }
+    rendered = render(values)
+    assert rendered.container["image"] == "registry.example.com:5000/realfake:0.1.0"
+    assert rendered.predictor["annotations"]["prometheus.io/scrape"] == "false"
+
+
+@pytest.mark.parametrize("version", ["0.16.0", "v0.16.0-rc1", "0.16", "0.21.0", ""])
+def test_a_kserve_that_knows_the_modes_is_not_refused(version: str) -> None:
+    assert render({"kserve": {"version": version}}).service["kind"] == "InferenceService"
 
 
 @pytest.mark.parametrize(

@@ -92,6 +92,7 @@ def test_two_keys_are_open(key: str) -> None:
         {"podDisruptionBudget": {"maxUnavailable": "one"}},
         {"tolerations": [{"key": "a", "operater": "Exists"}]},
         {"networkPolicy": {"clients": [{"ipBlock": {"cird": "10.0.0.0/8"}}]}},
+        {"networkPolicy": {"dnsPorts": []}},  # would open every port
         {"route": {"parentRefs": [{"namespace": "gateways"}]}},
     ],
     ids=json.dumps,

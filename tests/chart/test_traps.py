@@ -13,6 +13,7 @@ from tests.chart.rendering import (
     KNATIVE,
     NAME,
     PROFILES,
+    ROOT,
     ROUTE,
     Object,
     Rendered,
@@ -99,6 +100,17 @@ def test_knative_revisions_keep_their_own_settings() -> None:
     assert f"{NAME}-config" not in {o["metadata"]["name"] for o in rendered.all("ConfigMap")}
 
 
+def test_a_setting_that_is_null_is_no_variable_of_a_revision() -> None:
+    """`null` would be taken for its value: the pod of this canary would not start."""
+    endpoint: Object = {"telemetry": {"otlp_endpoint": "http://collector:4318"}}
+    nothing: Object = {"telemetry": {"otlp_endpoint": None}}
+    canary = {"enabled": True, "image": {"tag": "0.2.0"}, "config": nothing}
+    stable = env(render(KNATIVE, {"config": endpoint}).container)
+    assert stable["REALFAKE_TELEMETRY__OTLP_ENDPOINT"] == "http://collector:4318"
+    revision = env(render(KNATIVE, {"config": endpoint, "canary": canary}).container)
+    assert "REALFAKE_TELEMETRY__OTLP_ENDPOINT" not in revision
+
+
 @pytest.mark.parametrize("class_", ["hpa", "keda", "external", "none"])
 def test_the_autoscaler_class_is_annotated_where_the_webhook_reads_it(class_: str) -> None:
     keda = {"serverAddress": "http://prometheus:9090"}
@@ -142,6 +154,15 @@ def test_the_grace_period_follows_the_defaults_of_the_settings() -> None:
     assert grace > server.drain_delay_s + server.drain_timeout_s
 
 
+def test_the_documented_room_to_exit_is_what_a_pod_gets() -> None:
+    page = (ROOT / "docs" / "chart.md").read_text("utf-8")
+    documented = re.search(r"`server\.drain_timeout_s` together, and\s(\d+) seconds to exit", page)
+    assert documented
+    config = {"server": {"drain_delay_s": 20, "drain_timeout_s": 100}}
+    grace = render({"config": config}).predictor["terminationGracePeriodSeconds"]
+    assert grace == 120 + int(documented[1])
+
+
 def test_no_pre_stop_hook_delays_the_signal() -> None:
     """At SIGTERM the predictor reports not-ready and serves on; a hook would only postpone it."""
     assert "lifecycle" not in render().container
@@ -175,6 +196,12 @@ def test_probes_follow_tls(config: Object, scheme: str, port: int) -> None:
 def test_the_startup_budget_is_what_was_asked_for() -> None:
     probe = render({"probes": {"startupBudgetSeconds": 901}}).container["startupProbe"]
     assert 901 <= probe["failureThreshold"] * probe["periodSeconds"] < 906
+
+
+def test_recreate_has_nothing_of_the_default_strategy() -> None:
+    """Helm merges maps, and the API server refuses `rollingUpdate` beside `Recreate`."""
+    strategy = render({"deploymentStrategy": {"type": "Recreate"}}).predictor["deploymentStrategy"]
+    assert strategy == {"type": "Recreate"}
 
 
 def test_hpa_has_only_resources_and_percentages() -> None:

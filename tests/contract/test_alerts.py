@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import subprocess
 from typing import Any, Final
 
 import pytest
@@ -93,6 +94,45 @@ def test_what_a_runbook_names_exists(name: str) -> None:
         assert (page.parent / link).exists(), link
     for mentioned in re.findall(r"\b(?:docs|manifests)/[\w/.-]+\.(?:md|yaml)", text):
         assert (ROOT / mentioned).exists(), mentioned
+
+
+def commands(name: str) -> list[str]:
+    text = (RUNBOOKS / f"{name}.md").read_text("utf-8")
+    return re.findall(r"^```sh\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+
+
+@pytest.mark.parametrize("name", ALERTS)
+def test_a_runbook_finds_the_service_by_the_job_of_its_alert(name: str) -> None:
+    """The chart's PodMonitor, of Knative, gives another job than its ServiceMonitor."""
+    jobs = {
+        "realfake-predictor": "realfake",
+        "realfake-canary-predictor": "realfake-canary",
+        "vision/realfake": "realfake",
+    }
+    for block in commands(name):
+        if "$NAME" not in block:
+            continue
+        head, found, *_ = block.splitlines()
+        for job, service in jobs.items():
+            assert "JOB=realfake-predictor " in head
+            script = f"{head.replace('JOB=realfake-predictor', f'JOB={job}')}\n{found}\necho $NAME"
+            done = subprocess.run(["sh", "-c", script], capture_output=True, text=True, check=True)
+            assert done.stdout.strip() == service
+
+
+@pytest.mark.parametrize("name", ALERTS)
+def test_the_commands_of_a_runbook_hold_wherever_its_alert_fires(name: str) -> None:
+    text = (RUNBOOKS / f"{name}.md").read_text("utf-8")
+    for block in commands(name):
+        subprocess.run(["sh", "-n", "-c", block], check=True)
+        # Started at once, it finds a port-forward that does not listen yet.
+        assert not re.search(r"port-forward .*& *curl", block)
+    # Knative's Deployments are called after revisions; these two alerts are of Standard mode only.
+    if name not in {"RealfakeCanaryWorse", "RealfakeMetricsMissing"}:
+        assert not re.search(r"deploy[/ ]\$NAME", text)
+    # `nameOverride` gives the service another name than the release.
+    assert not re.search(r"helm .*\$NAME", text)
+    assert ("$RELEASE" in text) is ("RELEASE=$(kubectl " in text)
 
 
 @pytest.mark.parametrize("rule", [rule for rule in RULES if "alert" in rule], ids=str)

@@ -80,7 +80,7 @@ def test_an_abort_renders_as_if_there_had_been_no_canary(profile: Any) -> None:
         ({"tag": "2"}, {"repository": "r", "tag": "2", "digest": "", "pullPolicy": "Always"}),
         (
             {"digest": "sha256:b", "tag": ""},
-            {"repository": "r", "tag": "1", "digest": "sha256:b", "pullPolicy": "Always"},
+            {"repository": "r", "tag": "", "digest": "sha256:b", "pullPolicy": "Always"},
         ),
         (
             {"repository": "other"},

@@ -44,8 +44,11 @@ volumeMounts:
 {{- if eq .root.Values.deploymentMode "Knative" }}
 {{- range $group, $members := .track.settings }}
 {{- range $key, $value := $members }}
+{{- /* A variable cannot say null; without one the setting is unset. */}}
+{{- if not (kindIs "invalid" $value) }}
 - name: {{ printf "REALFAKE_%s__%s" $group $key | upper }}
   value: {{ include "realfake.envText" $value | quote }}
+{{- end }}
 {{- end }}
 {{- end }}
 {{- else }}

@@ -71,7 +71,12 @@ annotations:
 {{- if ne $values.deploymentMode "Knative" }}
 terminationGracePeriodSeconds: {{ include "realfake.graceSeconds" (dict "root" .root "settings" .track.settings) }}
 deploymentStrategy:
-  {{- toYaml $values.deploymentStrategy | nindent 2 }}
+  {{- $strategy := $values.deploymentStrategy }}
+  {{- if eq ($strategy.type | default "") "Recreate" }}
+  {{- /* Helm keeps the default's rollingUpdate below a type that is given, and Kubernetes refuses both together. */}}
+  {{- $strategy = omit $strategy "rollingUpdate" }}
+  {{- end }}
+  {{- toYaml $strategy | nindent 2 }}
 securityContext:
   {{- toYaml $values.podSecurityContext | nindent 2 }}
 {{- end }}

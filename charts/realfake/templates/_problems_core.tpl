@@ -28,7 +28,18 @@
 {{- if not $v.image.repository }}
 {{- $p = append $p "image.repository is empty; set it to where you pushed the image" }}
 {{- end }}
-{{- range $track := list (dict "config" $v.config) (dict "config" $v.canary.config) }}
+{{- if and $v.kserve.version (not (semverCompare ">=0.16.0-0" $v.kserve.version)) }}
+{{- $p = append $p (printf "kserve.version %s does not know deploymentMode %s, whose name came with KServe 0.16; upgrade KServe" $v.kserve.version $v.deploymentMode) }}
+{{- end }}
+{{- range $value, $image := dict "image" $v.image "canary.image" $v.canary.image }}
+{{- if regexMatch "(:[^/]*|@.*)$" $image.repository }}
+{{- $p = append $p (printf "%s.repository %s has a tag or a digest in it, and another would be put behind; move it to %s.tag or %s.digest" $value $image.repository $value $value) }}
+{{- end }}
+{{- if and $image.tag $image.digest }}
+{{- $p = append $p (printf "%s.tag and %s.digest are both set, and the digest would win; keep one, and make the other empty" $value $value) }}
+{{- end }}
+{{- end }}
+{{- range $track := list (dict "place" "config" "config" $v.config) (dict "place" "canary.config" "config" $v.canary.config) }}
 {{- $server := get $track.config "server" | default dict }}
 {{- $model := get $track.config "model" | default dict }}
 {{- $tls := get $track.config "tls" | default dict }}
@@ -41,7 +52,9 @@
 {{- if and $tls.client_ca_file (not $server.health_port) }}
 {{- $p = append $p "config.tls.client_ca_file refuses the kubelet's probes, which have no certificate; set config.server.health_port" }}
 {{- end }}
-{{- if and $tls.cert_file $v.smokeTest.enabled }}
+{{- if and $tls.cert_file (eq $v.deploymentMode "Knative") }}
+{{- $p = append $p (printf "%s.tls.cert_file: Knative's proxy speaks plain HTTP to the predictor, so nothing would be served; remove %s.tls, and let Knative's gateway encrypt" $track.place $track.place) }}
+{{- else if and $tls.cert_file $v.smokeTest.enabled }}
 {{- $p = append $p "config.tls.cert_file: the helm test speaks plain HTTP and gRPC; set smokeTest.enabled: false" }}
 {{- end }}
 {{- end }}
@@ -51,8 +64,16 @@
 {{- if and $v.model.storageSecret (not $v.model.storageUri) (not $v.canary.model.storageUri) }}
 {{- $p = append $p "model.storageSecret has nothing to unlock; set model.storageUri, or remove it" }}
 {{- end }}
-{{- if and $v.podDisruptionBudget.enabled (eq (include "realfake.pdbBlocks" .) "true") }}
-{{- $p = append $p "podDisruptionBudget lets no pod leave, so nodes can never be drained; raise autoscaling.minReplicas, or use maxUnavailable: 1" }}
+{{- if and (not $v.serviceAccount.create) (or $v.serviceAccount.annotations $v.serviceAccount.secrets) }}
+{{- $p = append $p "serviceAccount.annotations and serviceAccount.secrets are for the account that the chart makes; put them on yours, or set serviceAccount.create: true" }}
+{{- end }}
+{{- if $v.podDisruptionBudget.enabled }}
+{{- if and (kindIs "invalid" $v.podDisruptionBudget.minAvailable) (kindIs "invalid" $v.podDisruptionBudget.maxUnavailable) }}
+{{- $p = append $p "podDisruptionBudget.minAvailable and maxUnavailable are both null, which lets no pod leave; set maxUnavailable: 1, or podDisruptionBudget.enabled: false" }}
+{{- end }}
+{{- with include "realfake.pdbBlocks" . }}
+{{- $p = append $p (printf "podDisruptionBudget lets no pod leave, so nodes can never be drained; raise %s, or use maxUnavailable: 1" .) }}
+{{- end }}
 {{- end }}
 {{- if and $v.dashboards.enabled (not $v.metrics.enabled) }}
 {{- $p = append $p "dashboards.enabled needs metrics.enabled, or every panel is empty; set both, or neither" }}
@@ -86,18 +107,20 @@
 {{- toJson $names }}
 {{- end }}
 
-{{/* "true" when no replica may be evicted at the lowest scale; each track has a budget of its own. */}}
+{{/* What keeps every replica from being evicted at the lowest scale, if anything does; each track has a budget of its own. */}}
 {{- define "realfake.pdbBlocks" -}}
 {{- $pdb := .Values.podDisruptionBudget }}
-{{- $counts := list (int .Values.autoscaling.minReplicas) }}
+{{- $counts := dict "autoscaling.minReplicas" (int .Values.autoscaling.minReplicas) }}
 {{- if eq (include "realfake.strategy" .) "route" }}
-{{- $counts = append $counts (int .Values.canary.minReplicas) }}
+{{- $_ := set $counts "canary.minReplicas" (int .Values.canary.minReplicas) }}
 {{- end }}
-{{- $blocks := false }}
+{{- $low := list }}
 {{- if kindIs "invalid" $pdb.minAvailable }}
-{{- $blocks = has (toString $pdb.maxUnavailable) (list "0" "0%") }}
+{{- if has (toString $pdb.maxUnavailable) (list "0" "0%") }}
+{{- $low = list "podDisruptionBudget.maxUnavailable" }}
+{{- end }}
 {{- else }}
-{{- range $count := $counts }}
+{{- range $value, $count := $counts }}
 {{- $kept := $pdb.minAvailable | toString }}
 {{- if hasSuffix "%" $kept }}
 {{- /* Kubernetes rounds a percentage of pods up. */}}
@@ -105,11 +128,11 @@
 {{- $kept = divf $kept 100 | ceil }}
 {{- end }}
 {{- if and (gt $count 0) (ge (float64 $kept) (float64 $count)) }}
-{{- $blocks = true }}
+{{- $low = append $low $value }}
 {{- end }}
 {{- end }}
 {{- end }}
-{{- $blocks }}
+{{- join " and " $low }}
 {{- end }}
 
 {{- define "realfake.problems.keys" -}}
@@ -150,6 +173,15 @@
 {{- range $annotation := list "serving.kserve.io/deploymentMode" "serving.kserve.io/autoscalerClass" $v.kserve.storageSecretAnnotation }}
 {{- if hasKey $v.annotations $annotation }}
 {{- $p = append $p (printf "annotations: %s has a value of its own (deploymentMode, autoscaling.class, model.storageSecret); remove it" $annotation) }}
+{{- end }}
+{{- end }}
+{{- $written := list (ternary "serving.knative.dev/progress-deadline" "checksum/config" (eq $v.deploymentMode "Knative")) }}
+{{- if $v.metrics.podAnnotations }}
+{{- $written = concat $written (list "prometheus.io/scrape" "prometheus.io/port" "prometheus.io/path") }}
+{{- end }}
+{{- range $annotation := $written }}
+{{- if hasKey $v.podAnnotations $annotation }}
+{{- $p = append $p (printf "podAnnotations: %s is written by the chart (metrics.podAnnotations, probes.startupBudgetSeconds), and a key can be given once; remove it" $annotation) }}
 {{- end }}
 {{- end }}
 {{- if and (ne $v.deploymentMode "Knative") (or (hasKey $v.annotations "serving.kserve.io/enable-prometheus-scraping") (hasKey $v.podAnnotations "serving.kserve.io/enable-prometheus-scraping")) }}
