@@ -11,6 +11,7 @@ from predictor.inference.batcher import STOPPED
 from predictor.inference.decode_nursery import DecoderProcess, EndedIdle, Nursery
 from predictor.inference.decode_pool import DecodePool, prepare_decoded
 from predictor.inference.decode_worker import Terms
+from predictor.inference.decoding import check_bytes
 from predictor.inference.engine import EngineInput
 from predictor.inference.pictures import EncodedImage, Picture
 
@@ -42,6 +43,7 @@ class ProcessWorker:
         """See `Worker.prepare`."""
         if not isinstance(picture, EncodedImage):
             return prepare_decoded(picture, self._terms.preprocessing, self._terms.limits)
+        check_bytes(len(picture.data), self._terms.limits)  # not worth the way to the decoder
         decoder = self._decoder = self._decoder or self._started()
         try:
             return decoder.decode(picture.data, deadline)

@@ -87,7 +87,12 @@ def main() -> None:
                 if not message:
                     return
                 control, work = (socket.socket(fileno=each) for each in descriptors)
-                pid = os.fork()
+                try:
+                    pid = os.fork()
+                except OSError:  # who asked sees that its connection ends; the others decode on
+                    control.close()
+                    work.close()
+                    continue
                 if pid == 0:
                     libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
                     _close_all(selector, control)

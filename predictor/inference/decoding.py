@@ -73,6 +73,14 @@ class DecodeLimits:
     max_segments: int = 1000
 
 
+def check_bytes(size: int, limits: DecodeLimits) -> None:
+    """Raises: PayloadTooLarge: a file of so many bytes."""
+    if size > limits.max_bytes:
+        raise PayloadTooLarge(
+            f"the picture is larger than {limits.max_bytes} bytes (limits.max_image_bytes)"
+        )
+
+
 def decode(
     data: bytes | memoryview, preprocessing: Preprocessing, limits: DecodeLimits
 ) -> NDArray[np.uint8]:
@@ -85,10 +93,7 @@ def decode(
         PayloadTooLarge, UnsupportedMedia, ImageTooLarge, InvalidImage: whatever the bytes are.
     """
     view = memoryview(data).cast("B")
-    if len(view) > limits.max_bytes:
-        raise PayloadTooLarge(
-            f"the picture is larger than {limits.max_bytes} bytes (limits.max_image_bytes)"
-        )
+    check_bytes(len(view), limits)
     header = sniff(view, max_segments=limits.max_segments, max_scans=limits.max_jpeg_scans)
     _check_size(header.width, header.height, limits)
     # Whether it is to be rotated is not known yet: refuse what is too large either way.

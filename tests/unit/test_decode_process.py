@@ -8,12 +8,14 @@ import dataclasses
 import os
 import signal
 import socket
+import subprocess
 import sys
 import threading
 import time
 import types
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -26,10 +28,11 @@ from predictor.errors import (
     InvalidImage,
     NotReady,
     Overloaded,
+    PayloadTooLarge,
     StartupError,
     WireError,
 )
-from predictor.inference.decode_nursery import DecoderProcess
+from predictor.inference.decode_nursery import DecoderProcess, Nursery
 from predictor.inference.decode_pool import DecodePool, ThreadWorker
 from predictor.inference.decode_process import ProcessDecodePool
 from predictor.inference.decode_worker import PIXELS, REPLY, Terms
@@ -156,6 +159,50 @@ async def test_an_expired_picture_is_not_decoded(pool: ProcessDecodePool, tmp_pa
     with pytest.raises(DeadlineExceeded):
         await decoded(pool, faults.TOUCH + str(mark).encode(), within_s=0)
     assert not mark.exists()
+
+
+async def test_a_picture_of_too_many_bytes_never_reaches_a_decoder(
+    pool: ProcessDecodePool, tmp_path: Path
+) -> None:
+    mark = tmp_path / "mark"
+    large = (faults.TOUCH + str(mark).encode() + b"\0").ljust(DecodeLimits().max_bytes + 1, b"\0")
+    with pytest.raises(PayloadTooLarge):
+        await decoded(pool, large)
+    assert not mark.exists()
+
+
+ONE_FORK_FAILS = """
+import errno, os
+fork, forks = os.fork, []
+def failing():
+    forks.append(1)
+    if len(forks) == 2:
+        raise BlockingIOError(errno.EAGAIN, "as at a limit of processes")
+    return fork()
+os.fork = failing
+from predictor.inference.decode_worker import main
+main()
+"""
+
+
+def test_a_decoder_that_cannot_be_forked_costs_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    started = subprocess.Popen
+
+    def start(command: list[str], **options: Any) -> Any:
+        return started([command[0], "-c", ONE_FORK_FAILS], **options)
+
+    monkeypatch.setattr("predictor.inference.decode_nursery.subprocess.Popen", start)
+    nursery = Nursery(terms())
+    try:
+        healthy = nursery.start_decoder()
+        with pytest.raises(OSError):  # noqa: PT011  # the connection ended, in one way or another
+            nursery.start_decoder()
+        assert healthy.decode(pictures.jpeg(), None).shape == (*PREPROCESSING.input_size, 3)
+        for decoder in (healthy, nursery.start_decoder()):
+            decoder.close()
+    finally:
+        nursery.close()
+        nursery.wait()
 
 
 async def test_a_short_deadline_does_not_cost_a_decoder() -> None:
