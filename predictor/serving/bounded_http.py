@@ -14,6 +14,7 @@ import logging
 import uuid
 from typing import Any, Final, NoReturn
 
+import httptools
 import orjson
 from uvicorn.protocols.http.httptools_impl import (
     STATUS_LINE,
@@ -148,6 +149,8 @@ class BoundedHttp(HttpToolsProtocol):
             self._stop(
                 InvalidRequest("a request with a body cannot upgrade; send it without `Upgrade`")
             )
+        if not self.url.startswith(b"/") and httptools.parse_url(self.url).path is None:
+            self.url = b"/"  # `GET http://host` means that, and uvicorn fails without a path
         now = self.loop.time()
         head_s = now - (self._awaited_since or now)
         self._awaited_since = None
