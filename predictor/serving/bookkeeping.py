@@ -14,6 +14,7 @@ from predictor.telemetry import trace_context
 from predictor.telemetry.logging import request_id_var, span_id_var, trace_id_var
 from predictor.telemetry.recording import OK, TURNED_AWAY
 
+log = logging.getLogger("predictor.edge")
 access_log = logging.getLogger("predictor.access")
 
 
@@ -71,6 +72,17 @@ def end(
             failed=isinstance(error, ServiceError),
             attributes=_attributes(call, code, fields),
         )
+
+
+def unhandled(policy: Policy, key_id: str | None) -> None:
+    """Log the exception that is being handled. A request that brings it about can come again by
+    the thousand, and a traceback is the longest line there is.
+
+    Args:
+        key_id: whose request it is, where that is known.
+    """
+    if policy.refusal_log.has_room("TRACEBACK", key_id):
+        log.exception("unhandled error")
 
 
 def _log(

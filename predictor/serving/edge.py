@@ -6,7 +6,6 @@ place → body → deadline and disconnect → route → one answer, one access 
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
 from collections.abc import Awaitable
 from typing import Any, Final
@@ -39,8 +38,6 @@ from predictor.serving.policy import LATE, Policy
 from predictor.settings import LimitSettings
 from predictor.telemetry.recording import OK
 
-log = logging.getLogger("predictor.edge")
-
 DISCONNECTED: Final = 499
 """nginx's status for a caller that hung up; only ever logged."""
 STOPPING: Final = "the server is stopping; retry on another replica"
@@ -70,7 +67,7 @@ class Edge:
             error = NotReady(STOPPING)
             response = exchange.error(error)
         except Exception as unexpected:
-            log.exception("unhandled error")
+            bookkeeping.unhandled(self._policy, exchange.call.key_id)
             let_go(unexpected)
             error = InternalError()
             response = exchange.error(error)

@@ -8,7 +8,6 @@ spends its time on refusals, and each has to be cheap.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from contextvars import Context
 
@@ -27,15 +26,13 @@ from predictor.serving.lifecycle import Lifecycle
 from predictor.serving.policy import Policy, request_id
 from predictor.serving.routes import Routes
 
-log = logging.getLogger("predictor.edge")
-
 
 class Intake:
     """Judges heads for one listener's routes; lives on the event loop."""
 
     def __init__(self, routes: Routes, policy: Policy, lifecycle: Lifecycle) -> None:
         self._routes = routes
-        self._policy = policy
+        self.policy = policy
         self._lifecycle = lifecycle
 
     def open(
@@ -81,31 +78,29 @@ class Intake:
 
     def _write_down(self, exchange: Exchange, error: WireError, status: int) -> None:
         method = exchange.method
-        bookkeeping.end(
-            self._policy, exchange.call, error.code, error, method=method, status=status
-        )
+        bookkeeping.end(self.policy, exchange.call, error.code, error, method=method, status=status)
 
     def _decide(self, exchange: Exchange, fields: Sequence[tuple[bytes, bytes]]) -> None:
         try:
-            bookkeeping.begin(self._policy, exchange.call, exchange.headers)
+            bookkeeping.begin(self.policy, exchange.call, exchange.headers)
             self._examine(exchange, fields)
         except WireError as error:
             let_go(error)
             exchange.refusal = error
         except Exception as unexpected:
-            log.exception("unhandled error")
+            bookkeeping.unhandled(self.policy, exchange.call.key_id)
             let_go(unexpected)
             exchange.refusal = InternalError()
 
     def _examine(self, exchange: Exchange, fields: Sequence[tuple[bytes, bytes]]) -> None:
         route = exchange.match.route
         if route is None or not route.public:
-            self._policy.accept(fields, exchange.call)
+            self.policy.accept(fields, exchange.call)
         if route is None:
             if exchange.match.allowed:
                 raise MethodNotAllowed(f"use {' or '.join(exchange.match.allowed)} here")
             raise NotFound("no such route")
         call = exchange.call
-        call.deadline = self._policy.deadline(exchange.headers.get("x-request-timeout-ms"))
+        call.deadline = self.policy.deadline(exchange.headers.get("x-request-timeout-ms"))
         if route.inference:
-            self._policy.check(call.key_id, call.deadline)
+            self.policy.check(call.key_id, call.deadline)

@@ -6,7 +6,6 @@ small, is read on and forgotten, and the connection is the next request's.
 
 from __future__ import annotations
 
-import logging
 import urllib.parse
 from collections.abc import Callable
 from typing import Any
@@ -15,13 +14,12 @@ import httptools
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCycle
 
 from predictor.errors import InternalError
+from predictor.serving import bookkeeping
 from predictor.serving.bounded_http import MAX_PIPELINED, BoundedHttp
 from predictor.serving.connections import Connections
 from predictor.serving.exchange import LINGER_S, Exchange
 from predictor.serving.http import HttpResponse
 from predictor.serving.intake import Intake
-
-log = logging.getLogger("predictor.edge")
 
 
 def _whole(cycle: RequestResponseCycle) -> Callable[[], bool]:
@@ -63,7 +61,7 @@ class IntakeHttp(BoundedHttp):
         except httptools.HttpParserError:  # of the URL
             raise
         except Exception:  # the parser would take it for the caller's fault
-            log.exception("unhandled error")
+            bookkeeping.unhandled(self._intake.policy, None)
             self._stop(InternalError())
         if refused:
             self._answered_at = self.loop.time()
