@@ -106,7 +106,7 @@ class BoundedHttp(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         if self.transport.is_closing() or self._deaf:
             return
-        if self._awaited_since is None and self in self._shared.idle:
+        if self._awaited_since is None and self.is_between:
             self._awaited_since = self.loop.time()
         self._began = True
         self._unparsed += len(data)

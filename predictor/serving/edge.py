@@ -117,6 +117,8 @@ class Edge:
     ) -> None:
         head = exchange.head_of(response)
         unread = not exchange.body_read and exchange.has_body and not scope["state"]["whole"]()
+        if unread:
+            scope["state"]["linger"]()
         too_slow = response.status == RequestTimeout.http_status
         stop_sending = unread and (too_slow or not exchange.body_is_coming)
         if stop_sending or self._lifecycle.is_draining:

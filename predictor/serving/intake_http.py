@@ -28,8 +28,8 @@ def _whole(cycle: RequestResponseCycle) -> Callable[[], bool]:
 
 
 class IntakeHttp(BoundedHttp):
-    """Leaves the edge, in the scope's state: the `exchange`; whether its body is `whole`; and how
-    to `close` the connection behind its answer."""
+    """Leaves the edge, in the scope's state: the `exchange`; whether its body is `whole`; how to
+    let the connection `linger` for the rest of it; and how to `close` it behind its answer."""
 
     def __init__(self, shared: Connections, intake: Intake, **options: Any) -> None:
         super().__init__(shared, **options)
@@ -65,9 +65,11 @@ class IntakeHttp(BoundedHttp):
             self._stop(InternalError())
         if refused:
             self._answered_at = self.loop.time()
+            self._linger()
             return
         state = self.scope["state"]
-        state["head_s"], state["close"] = head_s, self._close_after_answer
+        state["head_s"] = head_s
+        state["linger"], state["close"] = self._linger, self._close_after_answer
         super().begin(head_s)
         state["whole"] = _whole(self.cycle)
 
@@ -132,6 +134,12 @@ class IntakeHttp(BoundedHttp):
         for name, value in (*self.server_state.default_headers, *exchange.head_of(response)):
             lines += (name, b": ", value, b"\r\n")
         return b"".join((*lines, b"\r\n", response.body))
+
+    def _linger(self) -> None:
+        """Nothing is owed any more to who sends the rest of a body: to whoever comes, he makes
+        room like one who sends nothing."""
+        if not self.transport.is_closing():
+            self._shared.idle[self] = None
 
     def _close_after_answer(self) -> None:
         """For the edge, whose answer is out while the request's body is not all here: the request
