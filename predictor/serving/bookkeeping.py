@@ -39,7 +39,7 @@ def unexpected(policy: Policy, error: Exception) -> WireError:
     """What a caller gets for an error of our own, which is told in full to the log: as often as
     refusals are, for whoever finds it can repeat it.
     """
-    if policy.refusal_log.has_room(InternalError.code, None):
+    if policy.refusal_log.has_room("TRACEBACK", None):
         log.error("unhandled error", exc_info=error)
     let_go(error)
     return InternalError()

@@ -14,6 +14,7 @@ import logging
 import uuid
 from typing import Any, Final, NoReturn
 
+import httptools
 import orjson
 from uvicorn.protocols.http.httptools_impl import (
     STATUS_LINE,
@@ -107,7 +108,7 @@ class BoundedHttp(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         if self.transport.is_closing() or self._deaf:
             return
-        if self._awaited_since is None and self in self._shared.idle:
+        if self._awaited_since is None and self.is_between:
             self._awaited_since = self.loop.time()
         self._began = True
         self._unparsed += len(data)
@@ -151,6 +152,8 @@ class BoundedHttp(HttpToolsProtocol):
                 self._stop(InvalidRequest("CONNECT has no body; there is nothing to connect to"))
             self.parser.without_upgrade(self.url, self.headers)
             return
+        if not self.url.startswith(b"/") and httptools.parse_url(self.url).path is None:
+            self.url = b"/"  # `GET http://host` means that, and uvicorn fails without a path
         now = self.loop.time()
         head_s = now - (self._awaited_since or now)
         self._awaited_since = None

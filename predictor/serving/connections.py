@@ -16,16 +16,25 @@ log = logging.getLogger("predictor.connections")
 
 REPORT_EVERY_S: Final = 10.0
 SWEEP_EVERY_S: Final = 1.0
+FEW: Final = 16
+"""For a port that is only probed or scraped: those who do come in ones and twos, and whoever else
+comes is to take nothing from inference."""
 
 
 class Connections:
-    """What all HTTP connections share: their number, who is idle for longest, and one clock."""
+    """What all HTTP connections share: their number, who is idle for longest, and one clock.
 
-    def __init__(self, limits: LimitSettings) -> None:
+    Args:
+        most: connections at once; None for `limits.max_connections`.
+    """
+
+    def __init__(self, limits: LimitSettings, most: int | None = None) -> None:
         self.limits = limits
+        self._most = most or limits.max_connections
         self.open: set[BoundedHttp] = set()
         self.idle: dict[BoundedHttp, None] = {}
-        """Those in which no request is being answered, longest first."""
+        """Those in which no request is being answered, longest first: nothing was asked, or the
+        body of what is answered is still awaited."""
         self._ended: Counter[str] = Counter()
         self._clock: asyncio.TimerHandle | None = None
         self._last_report = 0.0
@@ -37,7 +46,7 @@ class Connections:
             False when a request is being answered in each of the others.
         """
         room = True
-        if len(self.open) >= self.limits.max_connections:
+        if len(self.open) >= self._most:
             victim = next(iter(self.idle), None)
             room = victim is not None
             if victim is not None:

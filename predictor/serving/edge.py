@@ -1,6 +1,6 @@
 """The pure-ASGI edge: what happens to a request that its head did not end (`Intake`).
 
-place → body → deadline and disconnect → route → one answer, one access log line
+place → deadline → body → disconnect → route → one answer, one access log line
 """
 
 from __future__ import annotations
@@ -93,8 +93,14 @@ class Edge:
             self._policy.admit(exchange.call.key_id, request.deadline),
             self._policy.bytes.hold(request.key_id) as hold,
         ):
-            request.body = await self._body(exchange, receive, hold)
-            return await _run(route.handler(request), receive, request.deadline)
+            try:
+                async with asyncio.timeout(max(0.0, request.deadline - time.monotonic())) as limit:
+                    request.body = await self._body(exchange, receive, hold)
+                    return await _run(route.handler(request), receive)
+            except TimeoutError:
+                if limit.expired():
+                    raise DeadlineExceeded(LATE) from None
+                raise
 
     async def _body(self, exchange: Exchange, receive: Receive, hold: Hold) -> bytes:
         limit = self._limits.max_request_bytes
@@ -115,6 +121,8 @@ class Edge:
     ) -> None:
         head = exchange.head_of(response)
         unread = not exchange.body_read and exchange.has_body and not scope["state"]["whole"]()
+        if unread:
+            scope["state"]["linger"]()
         too_slow = response.status == RequestTimeout.http_status
         stop_sending = unread and (too_slow or not exchange.body_is_coming)
         if stop_sending or self._lifecycle.is_draining:
@@ -134,8 +142,8 @@ class Edge:
         bookkeeping.end(self._policy, exchange.call, code, error, method=method, status=status)
 
 
-async def _run(handler: Awaitable[HttpResponse], receive: Receive, deadline: float) -> HttpResponse:
-    """Run a handler until it answers, its caller hangs up, or its time is over.
+async def _run(handler: Awaitable[HttpResponse], receive: Receive) -> HttpResponse:
+    """Run a handler until it answers, or its caller hangs up.
 
     In this very task: a request is counted inside before the next one is asked (`Policy.admit`)
     whether it may enter. With tasks between them a burst passes as one, to be refused when parsed.
@@ -152,12 +160,7 @@ async def _run(handler: Awaitable[HttpResponse], receive: Receive, deadline: flo
     watch = asyncio.ensure_future(_disconnect(receive))
     watch.add_done_callback(stop)
     try:
-        async with asyncio.timeout(max(0.0, deadline - time.monotonic())) as limit:
-            return await handler
-    except TimeoutError:
-        if limit.expired():
-            raise DeadlineExceeded(LATE) from None
-        raise
+        return await handler
     except asyncio.CancelledError:
         if task is not None and hung_up and task.uncancel() == 0:
             raise ClientDisconnected from None

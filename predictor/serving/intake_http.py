@@ -26,8 +26,8 @@ def _whole(cycle: RequestResponseCycle) -> Callable[[], bool]:
 
 
 class IntakeHttp(BoundedHttp):
-    """Leaves the edge, in the scope's state: the `exchange`; whether its body is `whole`; and how
-    to `close` the connection behind its answer."""
+    """Leaves the edge, in the scope's state: the `exchange`; whether its body is `whole`; how to
+    let the connection `linger` for the rest of it; and how to `close` it behind its answer."""
 
     def __init__(self, shared: Connections, intake: Intake, **options: Any) -> None:
         super().__init__(shared, **options)
@@ -62,9 +62,11 @@ class IntakeHttp(BoundedHttp):
             self._stop(self._intake.unexpected(error))
         if refused:
             self._answered_at = self.loop.time()
+            self._linger()
             return
         state = self.scope["state"]
-        state["head_s"], state["close"] = head_s, self._close_after_answer
+        state["head_s"] = head_s
+        state["linger"], state["close"] = self._linger, self._close_after_answer
         super().begin(head_s)
         state["whole"] = _whole(self.cycle)
 
@@ -121,10 +123,7 @@ class IntakeHttp(BoundedHttp):
         return True
 
     def _path(self) -> str:
-        raw: bytes | None = httptools.parse_url(self.url).path
-        if raw is None:  # as of `GET http://x`
-            self.url = raw = b"/"
-        path = raw.decode("ascii")
+        path: str = httptools.parse_url(self.url).path.decode("ascii")
         return urllib.parse.unquote(path) if "%" in path else path
 
     def _as_bytes(self, exchange: Exchange, response: HttpResponse) -> bytes:
@@ -132,6 +131,12 @@ class IntakeHttp(BoundedHttp):
         for name, value in (*self.server_state.default_headers, *exchange.head_of(response)):
             lines += (name, b": ", value, b"\r\n")
         return b"".join((*lines, b"\r\n", response.body))
+
+    def _linger(self) -> None:
+        """Nothing is owed any more to who sends the rest of a body: to whoever comes, he makes
+        room like one who sends nothing."""
+        if not self.transport.is_closing():
+            self._shared.idle[self] = None
 
     def _close_after_answer(self) -> None:
         """For the edge, whose answer is out while the request's body is not all here: the request

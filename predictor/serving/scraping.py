@@ -21,7 +21,7 @@ from prometheus_client.openmetrics import exposition as openmetrics
 
 from predictor.errors import MethodNotAllowed, NotFound, WireError
 from predictor.serving.bounded_http import BoundedHttp
-from predictor.serving.connections import Connections
+from predictor.serving.connections import FEW, Connections
 from predictor.serving.http import JSON, Receive, Send
 from predictor.serving.listening import HttpServer, listen
 from predictor.serving.loop_lag import watch_lag
@@ -29,8 +29,6 @@ from predictor.settings import Settings
 from predictor.telemetry.recording import Metrics
 
 PATH: Final = "/metrics"
-MAX_CONNECTIONS: Final = 16
-"""Scrapers come in ones and twos; whoever else comes is to take nothing from inference."""
 STOP_S: Final = 2.0
 
 
@@ -68,8 +66,7 @@ class MetricsListener:
     def __init__(
         self, listener: socket.socket, registry: CollectorRegistry, settings: Settings
     ) -> None:
-        limits = settings.limits.model_copy(update={"max_connections": MAX_CONNECTIONS})
-        protocol = partial(BoundedHttp, Connections(limits))
+        protocol = partial(BoundedHttp, Connections(settings.limits, FEW))
         self._listener = listener
         self._server = HttpServer(_Scrape(registry), protocol, settings.server)
         self._thread = threading.Thread(target=self._run, name="metrics", daemon=True)

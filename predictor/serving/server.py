@@ -20,7 +20,7 @@ from predictor.security.audit import open_audit
 from predictor.security.certificates import CertificateStore
 from predictor.security.key_store import KeyStore
 from predictor.security.rate_limits import RateLimits
-from predictor.serving.connections import Connections
+from predictor.serving.connections import FEW, Connections
 from predictor.serving.data_plane import RealFakeDataPlane
 from predictor.serving.descriptors import allow_descriptors
 from predictor.serving.edge import Edge
@@ -78,7 +78,6 @@ class RealFakeServer(kserve.ModelServer):  # type: ignore[misc]  # kserve ships 
         self.register_model(self._model)
         self.dataplane = RealFakeDataPlane(self.registered_models, self.lifecycle)
         self._stop = asyncio.Event()
-        self._connections = Connections(settings.limits)
 
     def start(self, models: list[kserve.Model] | None = None) -> None:
         """Serve until told to stop; returns when drained. Does not return when the device is lost.
@@ -131,11 +130,13 @@ class RealFakeServer(kserve.ModelServer):  # type: ignore[misc]  # kserve ships 
         settings = self.settings
         host, ports = settings.server.host, {"http_port": settings.server.http_port}
         routes = build_routes(self.dataplane, settings)
-        http = {"http_port": self._http_server(routes, policy, certificates)}
+        connections = Connections(settings.limits)
+        http = {"http_port": self._http_server(routes, policy, connections, certificates)}
         if settings.server.health_port is not None:
             ports["health_port"] = settings.server.health_port
+            probes = Connections(settings.limits, FEW)
             public = Routes([route for route in routes.table if route.public])
-            http["health_port"] = self._http_server(public, policy, None)
+            http["health_port"] = self._http_server(public, policy, probes, None)
         listeners = {name: listen(host, port, name) for name, port in ports.items()}
         grpc_server = GrpcServer(self.dataplane, policy, settings)
         bound |= {name: listener.getsockname()[1] for name, listener in listeners.items()}
@@ -161,13 +162,17 @@ class RealFakeServer(kserve.ModelServer):  # type: ignore[misc]  # kserve ships 
                 guard.cancel()
 
     def _http_server(
-        self, routes: Routes, policy: Policy, certificates: CertificateStore | None
+        self,
+        routes: Routes,
+        policy: Policy,
+        connections: Connections,
+        certificates: CertificateStore | None,
     ) -> HttpServer:
         settings = self.settings
         intake = Intake(routes, policy, self.lifecycle)
         return HttpServer(
             Edge(policy, self.lifecycle, settings.limits),
-            partial(IntakeHttp, self._connections, intake),
+            partial(IntakeHttp, connections, intake),
             settings.server,
             ssl_context_factory=None
             if certificates is None

@@ -116,6 +116,25 @@ async def test_a_grpc_message_later_than_its_deadline_is_late_and_no_overload(
     assert str(refused.value.details()).startswith("DEADLINE_EXCEEDED: ")
 
 
+@pytest.mark.parametrize("framing", ["Content-Length: 1000", "Transfer-Encoding: chunked"])
+async def test_a_body_later_than_its_deadline_is_late_and_gives_its_place_back(
+    framing: str, start_server: StartServer
+) -> None:
+    """Else who sends half of it holds a place, and memory, for `limits.receive_timeout_s`."""
+    settings = {"REALFAKE_LIMITS__MAX_IN_FLIGHT": "1", "REALFAKE_LIMITS__RECEIVE_TIMEOUT_S": "60"}
+    server = start_server(settings, stub={}).wait_ready()
+    begun = head(server, "X-Request-Timeout-Ms: 200", framing)
+    with connect(server) as raw:
+        raw.sendall(begun + (b"1\r\nx\r\n" if "chunked" in framing else b"x"))
+        answer = b""
+        while not answer.endswith(b"}"):
+            answer += raw.recv(65536)
+        assert answer.startswith(b"HTTP/1.1 504 ")
+        assert b"DEADLINE_EXCEEDED" in answer
+        async with server.async_client() as client:
+            assert (await post(client, 1)).status_code == 200
+
+
 def retry_delay_s(error: grpc.aio.AioRpcError) -> float:
     metadata: Any = error.trailing_metadata()
     trailing = dict(metadata)

@@ -48,6 +48,20 @@ def test_nothing_behind_a_refused_upgrade_is_a_request(
     assert len(statuses(received)) == 1
 
 
+@pytest.mark.parametrize("url", ["http://x", "http://x:80", "http://x?a=b"])
+@pytest.mark.parametrize("last", ["HTTP/1.1", "HTTP/1.0", "HTTP/1.1\r\nConnection: close"])
+def test_a_url_without_a_path_is_no_fault_of_ours(
+    url: str, last: str, small: ServerProcess
+) -> None:
+    """It means `/`; else a stranger could fill the log with tracebacks."""
+    with connect(small) as raw:
+        # Judged at once, and by a task of its own.
+        raw.sendall(f"PUT {url} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+        raw.sendall(f"GET {url} {last}\r\nHost: x\r\n\r\n".encode())
+        assert answers(raw, 2) == [401, 200]
+    assert "unhandled error" not in small.log_text()
+
+
 def test_a_packet_full_of_refusals_does_not_hold_up_the_others(small: ServerProcess) -> None:
     """It holds thousands of heads, and all would be judged before anybody else's turn."""
     with connect(small) as raw:
