@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, Final
 
 import uvicorn
@@ -19,18 +21,21 @@ BACKLOG: Final = 2048
 
 
 class HttpServer(uvicorn.Server):
-    """uvicorn without its signal handlers: it would close the port at the first SIGTERM."""
+    """uvicorn without its signal handlers: it would close the port at the first SIGTERM.
+
+    Args:
+        tls: how `create_server` is to encrypt; nothing for plain text.
+    """
 
     def __init__(
         self,
         app: Any,
         protocol: Callable[..., BoundedHttp],
         settings: ServerSettings,
-        **options: Any,
+        **tls: Any,
     ) -> None:
         config = uvicorn.Config(
             app,
-            http=protocol,  # type: ignore[arg-type]  # it is called, no more
             ws="none",
             lifespan="off",
             log_config=None,
@@ -39,9 +44,25 @@ class HttpServer(uvicorn.Server):
             proxy_headers=False,  # nothing here depends on who calls from where
             timeout_keep_alive=settings.keep_alive_s,
             timeout_graceful_shutdown=max(1, round(settings.drain_timeout_s)),
-            **options,
         )
         super().__init__(config)
+        self._protocol = protocol
+        self._tls = tls
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """As uvicorn's for open sockets, which leaves a TLS handshake asyncio's minute."""
+        connect = partial(
+            self._protocol,
+            config=self.config,
+            server_state=self.server_state,
+            app_state={},
+        )
+        loop = asyncio.get_running_loop()
+        self.servers = [
+            await loop.create_server(connect, sock=listener, backlog=BACKLOG, **self._tls)
+            for listener in sockets or []
+        ]
+        self.started = True
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:

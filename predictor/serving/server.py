@@ -170,14 +170,13 @@ class RealFakeServer(kserve.ModelServer):  # type: ignore[misc]  # kserve ships 
     ) -> HttpServer:
         settings = self.settings
         intake = Intake(routes, policy, self.lifecycle)
-        return HttpServer(
-            Edge(policy, self.lifecycle, settings.limits),
-            partial(IntakeHttp, connections, intake),
-            settings.server,
-            ssl_context_factory=None
-            if certificates is None
-            else CurrentContext.factory(certificates),
-        )
+        edge = Edge(policy, self.lifecycle, settings.limits)
+        protocol = partial(IntakeHttp, connections, intake)
+        tls: dict[str, Any] = {}
+        if certificates is not None:
+            tls["ssl"] = CurrentContext(certificates)
+            tls["ssl_handshake_timeout"] = settings.limits.receive_timeout_s
+        return HttpServer(edge, protocol, settings.server, **tls)
 
     async def _load(self) -> Classifier | None:
         """Load the bundle in a thread while the ports answer not-ready.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ssl
-from collections.abc import Callable
 from typing import Any
 
 import grpc
@@ -23,11 +22,6 @@ class CurrentContext(ssl.SSLContext):
         self = super().__new__(cls, ssl.PROTOCOL_TLS_SERVER)
         self._store = store
         return self
-
-    @classmethod
-    def factory(cls, store: CertificateStore) -> Callable[..., ssl.SSLContext]:
-        """What uvicorn calls to get its context."""
-        return lambda *_: cls(store)
 
     def wrap_bio(
         self,

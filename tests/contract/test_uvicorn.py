@@ -38,13 +38,8 @@ def test_what_is_overridden_is_there(name: str, parameters: list[str]) -> None:
 async def test_what_is_read_of_a_connection_is_there() -> None:
     async def app(scope: object, receive: object, send: object) -> None: ...
 
-    def factory(**options: object) -> HttpToolsProtocol:
-        return HttpToolsProtocol(**options)  # type: ignore[arg-type]
-
-    config = uvicorn.Config(app, http=factory, lifespan="off", ws="none")  # type: ignore[arg-type]
+    config = uvicorn.Config(app, lifespan="off", ws="none")
     config.load()
-    given: object = config.http_protocol_class
-    assert given is factory, "uvicorn calls what it is given"
     state = ServerState()
     made: Any = HttpToolsProtocol(config=config, server_state=state, app_state={}, _loop=None)
     assert made.cycle is None
@@ -53,6 +48,15 @@ async def test_what_is_read_of_a_connection_is_there() -> None:
     assert made.scope["state"] == {}, "a state of its own for each request"
     assert {"loop", "transport", "flow", "logger", "tasks", "server_state"} <= set(vars(made))
     assert (made.headers, made.url) == ([], b"")
+
+
+def test_what_is_set_and_read_of_a_server_at_its_start_is_there() -> None:
+    """`HttpServer.startup` takes the place of uvicorn's."""
+    source = inspect.getsource(uvicorn.Server.startup)
+    for name in ("self.servers: list", "self.started = True", "return config.http_protocol_class("):
+        assert name in source
+    assert "for server in self.servers:" in inspect.getsource(uvicorn.Server.shutdown)
+    assert list(inspect.signature(uvicorn.Server.startup).parameters) == ["self", "sockets"]
 
 
 def test_what_is_read_of_an_exchange_is_there() -> None:

@@ -20,6 +20,7 @@ from tests.certificates import Authority, Pair
 from tests.mounted_secret import MountedSecret
 from tests.server.conftest import StartServer
 from tests.server.process import API_KEY, ServerProcess, eventually
+from tests.server.raw import connect, until_closed
 from tests.server.scrape import scrape
 
 OURS, THEIRS = Authority("ours"), Authority("theirs")
@@ -163,6 +164,20 @@ def test_probes_need_no_certificate_on_the_health_port_and_get_nothing_else(
         for method, path in (("GET", "/v2"), ("POST", "/infer"), ("GET", "/v2/models/realfake")):
             assert client.request(method, path).status_code == 401
             assert client.request(method, path, headers=mutual.headers).status_code == 404
+
+
+@pytest.mark.parametrize("sent", [b"", b"\x16\x03\x01"], ids=["silent", "began"])
+def test_a_handshake_that_does_not_end_is_cut(
+    sent: bytes, start_server: StartServer, tmp_path: Path
+) -> None:
+    """Long before the minute after which asyncio would, and the patience of this test."""
+    secret = MountedSecret(tmp_path / "secret", files(OURS.issue(), OURS))
+    limits = {"REALFAKE_LIMITS__RECEIVE_TIMEOUT_S": "1"}
+    server = wait_ready(start_server(settings(secret, mutual=False) | limits, stub={}))
+    with connect(server) as raw:
+        raw.sendall(sent)
+        assert until_closed(raw) == b""
+    assert Caller(OURS, None, tmp_path).over_http(server)
 
 
 def test_without_a_client_authority_a_certificate_is_not_asked_for(
