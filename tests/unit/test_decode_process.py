@@ -205,7 +205,9 @@ def test_a_decoder_that_cannot_be_forked_costs_no_other(monkeypatch: pytest.Monk
         nursery.wait()
 
 
-async def test_a_short_deadline_does_not_cost_a_decoder() -> None:
+async def test_a_short_deadline_does_not_cost_a_decoder(monkeypatch: pytest.MonkeyPatch) -> None:
+    # A machine with other work may take the real one for a small picture.
+    monkeypatch.setattr("predictor.inference.decode_nursery.WORTH_KILLING_S", 30.0)
     pool = ProcessDecodePool(terms(), workers=1)
     try:
         first = await decoder_pid(pool)
