@@ -53,6 +53,10 @@ class ProcessWorker:
         decoder = self._decoder = self._started()
         return decoder.decode(picture.data, deadline)
 
+    @property
+    def has_decoder(self) -> bool:
+        return self._decoder is not None
+
     def rest(self) -> None:
         """Replace the decoder where it has to be, so that the next picture does not wait for it."""
         decoder = self._decoder
@@ -116,15 +120,17 @@ class ProcessDecodePool(DecodePool):
                 "the decoder processes do not start (decoding.mode); is decoding.max_memory_bytes "
                 "enough, and may this container start processes?"
             ) from None
-        super().__init__(
-            [ProcessWorker(self._nursery, terms, decoder, recycle_after) for decoder in first],
-            weights,
-        )
+        self._own_workers = [
+            ProcessWorker(self._nursery, terms, decoder, recycle_after) for decoder in first
+        ]
+        super().__init__(self._own_workers, weights)
 
     @property
     def healthy(self) -> bool:
         """See `DecodePool.healthy`."""
-        return self._nursery.failing_s < LOST_AFTER_S
+        return self._nursery.failing_s < LOST_AFTER_S or any(
+            worker.has_decoder for worker in self._own_workers
+        )
 
     def close(self) -> None:
         """See `DecodePool.close`; what is being decoded ends, too."""

@@ -22,6 +22,7 @@ _ENCODED: Final = {
     **dict.fromkeys((Field.TYPE_FLOAT, Field.TYPE_FIXED32, Field.TYPE_SFIXED32), _FIXED32),
     **dict.fromkeys((Field.TYPE_DOUBLE, Field.TYPE_FIXED64, Field.TYPE_SFIXED64), _FIXED64),
 }
+_64_BITS: Final = 2**64 - 1
 _LOW_BYTES: Final = bytes(range(128))
 
 Shape: TypeAlias = "dict[int, Shape | int]"
@@ -92,7 +93,11 @@ def _fields(message: bytes, at: int, end: int) -> Iterator[tuple[int, int, int]]
 
 
 def _varint(message: bytes, at: int) -> tuple[int, int]:
-    """And where it ends. Raises: IndexError: it does not, within the ten bytes it may have."""
+    """Modulo 2**64, as the parser has it, and where it ends.
+
+    Raises:
+        IndexError: it does not, within the ten bytes it may have.
+    """
     value = shift = 0
     while (byte := message[at]) & 0x80:
         value |= (byte & 0x7F) << shift
@@ -100,7 +105,7 @@ def _varint(message: bytes, at: int) -> tuple[int, int]:
         at += 1
         if shift == 70:
             raise IndexError
-    return value | byte << shift, at + 1
+    return (value | byte << shift) & _64_BITS, at + 1
 
 
 def _numbers(packed: bytes, kind: int) -> int:

@@ -29,8 +29,9 @@ _RANDOM_BYTES: Final = 32
 _PRINTABLE: Final = re.compile(rb"[\x21-\x7e]+")
 _PLACEHOLDER: Final = re.compile(
     r"change[-_ ]?me|replace[-_ ]?me|placeholder|example|your[-_ ]?(?:api[-_ ]?)?key|x{8}|<.*>"
-    # Short words on their own only: random keys have them now and then.
-    r"|(?<![a-z0-9])(?:default|dummy|insert|replace|todo|your)(?![a-z0-9])"
+    # Words that a tenant or an app may be called too, in front of what is random.
+    r"|^(?!.*(?:[a-z0-9+/]{16}|[0-9a-f]{8}-[0-9a-f]{4}-))"
+    r".*(?<![a-z0-9])(?:default|dummy|insert|replace|todo|your)(?![a-z0-9])"
     r"|\$\{\w.*\}|\{\{.*\}\}",
     re.IGNORECASE,
 )

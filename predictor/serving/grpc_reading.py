@@ -20,7 +20,13 @@ from typing import Any, Final, TypeAlias
 
 from google.protobuf.message import DecodeError
 
-from predictor.errors import DeadlineExceeded, InvalidRequest, PayloadTooLarge, RequestTimeout
+from predictor.errors import (
+    DeadlineExceeded,
+    InvalidRequest,
+    Overloaded,
+    PayloadTooLarge,
+    RequestTimeout,
+)
 from predictor.protocol.message_size import check_message_size, shape_of
 from predictor.serving.byte_budget import ByteBudget, Hold
 from predictor.serving.call import Call, call_var
@@ -36,6 +42,8 @@ STRANGERS: Final = 4
 head is; so of too many the one that has waited longest is refused."""
 STRANGERS_BYTES: Final = 4096
 """The name of a model or a service."""
+_EVICTED: Final = 0.0
+"""A time that has passed."""
 FRAMING_BYTES: Final = 64 * 1024
 """Room for the protobuf framing around `limits.max_request_bytes` of tensor data."""
 SETTLE_S: Final = 0.1
@@ -91,6 +99,8 @@ class MessageReader:
                     async for message in messages:
                         return message
         except TimeoutError:
+            if timer.when() == _EVICTED:
+                raise Overloaded("too many callers without a key are sending; retry") from None
             if left_s < self._timeout_s:
                 raise DeadlineExceeded(LATE) from None
             raise RequestTimeout(
@@ -107,7 +117,7 @@ class MessageReader:
         if len(self._strangers) == STRANGERS:
             longest = self._strangers.popleft()
             if not longest.expired():
-                longest.reschedule(0.0)
+                longest.reschedule(_EVICTED)
         self._strangers.append(timer)
         try:
             yield

@@ -21,8 +21,9 @@ from predictor.serving.lifecycle import State
 
 OVERALL = ""
 LOOK_AGAIN_S: Final = 1.0
-MAX_OF_A_CONNECTION: Final = 8
-"""A client's load balancer watches once, each of its channels."""
+FEWEST: Final = 8
+"""Watches a connection may always have: a client's load balancer has one, and a proxy has many
+clients."""
 V2_SERVICE = "inference.GRPCInferenceService"
 
 _SERVING = health_pb2.HealthCheckResponse.SERVING
@@ -35,7 +36,7 @@ class HealthServicer(health_pb2_grpc.HealthServicer):  # type: ignore[misc]  # u
 
     Args:
         max_watches: most `Watch` streams, which need no key and last for ever; more are refused,
-            and of one connection more than `MAX_OF_A_CONNECTION`.
+            and so are more than a quarter of them on one connection.
     """
 
     def __init__(self, plane: RealFakeDataPlane, max_watches: int) -> None:
@@ -75,7 +76,8 @@ class HealthServicer(health_pb2_grpc.HealthServicer):  # type: ignore[misc]  # u
     ) -> AsyncIterator[Any]:
         peer = context.peer()
         watches = self._watches
-        if watches.total() >= self._max_watches or watches[peer] >= MAX_OF_A_CONNECTION:
+        share = max(FEWEST, self._max_watches // 4)
+        if watches.total() >= self._max_watches or watches[peer] >= share:
             raise Overloaded("too many watches; retry later, or use Check")
         watches[peer] += 1
         try:

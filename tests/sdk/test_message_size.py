@@ -86,6 +86,13 @@ def test_a_number_without_end_ends_the_message(tag: bytes) -> None:
     assert refused(field(7, b"") * MANY + endless)
 
 
+def test_a_length_beyond_64_bits_hides_nothing() -> None:
+    """The parser drops what does not fit, and goes on behind the one byte that is left."""
+    unknown = b"\x9a\x06" + b"\x81" + b"\x80" * 8 + b"\x02" + b"x"
+    assert len(pb.ModelInferRequest.FromString(unknown + field(5, b"") * 3).inputs) == 3
+    assert refused(unknown + field(5, b"") * MANY)
+
+
 def test_pictures_cost_nothing_however_large() -> None:
     message = pb.ModelInferRequest(model_name="realfake", id="a")
     message.inputs.add(name="image", datatype="BYTES", shape=[2])

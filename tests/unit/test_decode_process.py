@@ -205,6 +205,25 @@ def test_a_decoder_that_cannot_be_forked_costs_no_other(monkeypatch: pytest.Monk
         nursery.wait()
 
 
+async def test_a_pool_is_lost_only_with_its_last_decoder(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(nursery: Nursery) -> DecoderProcess:
+        raise OSError
+
+    monkeypatch.setattr("predictor.inference.decode_process.LOST_AFTER_S", 0.0)
+    pool = ProcessDecodePool(terms(), workers=2)
+    try:
+        monkeypatch.setattr(Nursery, "start_decoder", fails)
+        with pytest.raises(InvalidImage):
+            await decoded(pool, faults.CRASH)
+        assert pool.healthy
+        async with asyncio.timeout(30):
+            while pool.healthy:
+                with contextlib.suppress(InvalidImage, Overloaded):
+                    await decoded(pool, faults.CRASH)
+    finally:
+        pool.close()
+
+
 async def test_a_short_deadline_does_not_cost_a_decoder(monkeypatch: pytest.MonkeyPatch) -> None:
     # A machine with other work may take the real one for a small picture.
     monkeypatch.setattr("predictor.inference.decode_nursery.WORTH_KILLING_S", 30.0)

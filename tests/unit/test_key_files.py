@@ -104,9 +104,12 @@ def test_a_digest_stands_in_for_the_key(directory: Path, mark: str, end: str) ->
         "Tz3+oG/7q1Xv0mJ9sYw5KbR2uEc8HdLf6NnPaViZx4M=",
         "2d1f6c1e-98b7-4f0a-a3c5-7be0d4862a19",
         "mastodon-inserted-yourself-42",
+        "acme-default-9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822c",
+        "todo-app:q3XlyT9mE0ZfJ2vWcR7uKpA4sN1bHd6gI8oLxPyVtQw",
+        "prod.default.2c5ea4c0-4067-11e9-8bad-9b1deb4d3b7d",
         "$aLt{y-key}-of-a-generator",
     ],
-    ids=["hex", "digits", "base64", "uuid", "words", "signs"],
+    ids=["hex", "digits", "base64", "uuid", "words", "tenant", "app", "dotted", "signs"],
 )
 def test_a_key_of_another_make_may_be_used(directory: Path, key: str) -> None:
     assert read_directory(write(directory, web=key)).verify(key.encode()).id == "web"
