@@ -130,5 +130,5 @@ def test_peers_run_with_each_engine_and_only_this_server_with_a_deadline() -> No
     servers = plan.servers("resnet18")
     assert len(servers) == 1 + 2 * 5
     steps = plan.steps(servers[0][0])
-    assert [step.clients for step in steps if step.route.deadline_s] == [100] * 4
+    assert [step.clients for step in steps if step.route.deadline_s] == [100] * 5
     assert not any(step.route.deadline_s for one, _ in servers[1:] for step in plan.steps(one))
