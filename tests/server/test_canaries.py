@@ -20,12 +20,14 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image, PngImagePlugin
+from prometheus_client.openmetrics import parser as openmetrics
 from tritonclient.grpc import service_pb2 as pb
 from tritonclient.grpc import service_pb2_grpc as pb_grpc
 
 from predictor.security.audit_verify import Verifier, lines_of
 from tests.pictures import jpeg, noise, saved
 from tests.server.process import ServerProcess
+from tests.server.scrape import scrape, url
 
 CANARY = "canary7f3a"
 NAME = "name5d0b"
@@ -33,6 +35,7 @@ NAME = "name5d0b"
 INFER = "/v2/models/realfake/infer"
 UNSAFE = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028\u2029\u202e]")
 """Ends a line, moves a cursor or turns text around, in some reader."""
+METRICS = ("text/plain", "application/openmetrics-text; version=1.0.0")
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 NASTY = [
     b'\r\n{"forged": true}',
@@ -85,9 +88,17 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]
     server = ServerProcess(directory, variables, ("-m", "tests.server.stub"))
     try:
         yield server.wait_ready()
+        metrics = [
+            httpx.get(url(server), headers={"Accept": kind}, timeout=30).text for kind in METRICS
+        ]
+        assert scrape(server).value("inference_requests_total") > 200
     finally:
         code = server.stop()
     assert code == 0
+    for text in metrics:  # exemplars are in the second
+        clean(text, server.api_key, CANARY, NAME)
+    parsed = openmetrics.text_string_to_metric_families(metrics[1])  # type: ignore[no-untyped-call]
+    assert list(parsed)
     clean(server.log_text(), server.api_key, CANARY, NAME)
     assert server.log_text().isascii()
     lines = server.log_lines()
