@@ -104,7 +104,9 @@ def _comebacks(figures: Figures, row: Row, results: Results) -> list[str]:
     if found is None:
         return []
     good, all_ = found
-    promise = f"who comes back when told to is answered, {OF_COMEBACKS:.0%} of {most} clients"
+    promise = (
+        f"at least {OF_COMEBACKS:.0%} of who comes back when told to is answered, {most} clients"
+    )
     measured = f"{good} of {all_}: {good / all_:.0%}"
     return [promise, _on(figures, row), measured, _kept(good / all_ >= OF_COMEBACKS)]
 

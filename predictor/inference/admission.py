@@ -29,8 +29,8 @@ _TELLING_S: Final = 0.005
 _SHORTEST_RETRY_S: Final = 0.05
 _COMEBACK_SHARE: Final = 0.25
 """How much of what is answered is planned for refused requests that come back. Those who were
-answered ask again as well, and nobody can tell the two apart: planned as if all places were free
-for them, half of those who came back found none (`make bench`, 100 callers)."""
+answered ask again as well, and nobody can tell the two apart. `make bench` says how many of those
+who come back find a place."""
 _HORIZON_S: Final = 1.0
 """How far ahead refused requests are given times of their own. A client that does not keep to them,
 and asks a thousand times a second, must not send away for minutes those that share its key."""

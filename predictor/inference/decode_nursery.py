@@ -39,7 +39,6 @@ from predictor.inference.delivery import EXPIRED
 
 log = logging.getLogger("predictor.decoding")
 
-NURSERY: Final = "from predictor.inference.decode_worker import main; main()"
 START_S: Final = 60.0
 """A new decoder answers by then; the nursery's first one has its imports to wait for."""
 HANG_S: Final = 60.0

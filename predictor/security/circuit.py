@@ -15,11 +15,6 @@ class Circuit:
         self._rest_s = rest_s
         self._next_try: float | None = None
 
-    @property
-    def is_open(self) -> bool:
-        """Whether the last attempt failed."""
-        return self._next_try is not None
-
     def may_try(self) -> bool:
         """Whether this caller is to try. Follow it with `failed` or `succeeded`."""
         if self._next_try is None:
