@@ -11,11 +11,13 @@ from __future__ import annotations
 import asyncio
 import math
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Final
 
 from predictor.errors import DeadlineExceeded, Overloaded
+from predictor.inference.comebacks import Comebacks
 from predictor.inference.cost import CostCurve
 from predictor.inference.delivery import is_late
 from predictor.inference.places import Places
@@ -26,17 +28,15 @@ _ERROR_BOUNDS: Final = (0.25, 4.0)
 """Farthest that one answer may say the expectation was off: a stall is not the rule."""
 _TELLING_S: Final = 0.005
 """Shorter expectations are not learned from: scheduling noise is as long."""
-_SHORTEST_RETRY_S: Final = 0.05
-_COMEBACK_SHARE: Final = 0.25
-"""How much of what is answered is planned for refused requests that come back. Those who were
-answered ask again as well, and nobody can tell the two apart. `make bench` says how many of those
-who come back find a place."""
-_HORIZON_S: Final = 1.0
-"""How far ahead refused requests are given times of their own. A client that does not keep to them,
-and asks a thousand times a second, must not send away for minutes those that share its key."""
+_SOONEST_RETRY_S: Final = 0.05
+_COMEBACK_SHARE: Final = 0.5
+"""How much of what is answered is promised to refused requests that come back; the rest is for
+those who ask for the first time. `make bench` says how many of those who come back find a place."""
 _SAFE_SHARE: Final = 0.5
 """How much of the time to its deadline a request may be expected to take. A longer queue answers
 no more pictures; it only answers them closer to where they are worth nothing."""
+_PROMISED_SHARE: Final = 0.7
+"""The same for a request whose time was promised: it goes in front of those that come unasked."""
 _AT_LEAST: Final = 1.5
 """What a request that was given up would have taken, in times of what it had."""
 _SPREAD: Final = 1.25
@@ -76,8 +76,7 @@ class Admission:
         self._undecoded = undecoded
         self._decode_s = 0.0
         self._error = 1.0
-        self._promised_until: dict[str | None, float] = {}
-        """By caller: `time.monotonic()` up to which its refused requests were told to come back."""
+        self._comebacks: defaultdict[str | None, Comebacks] = defaultdict(Comebacks)
 
     @property
     def inside(self) -> int:
@@ -89,30 +88,47 @@ class Admission:
         return self._bare_s(pictures, caller) * self._error
 
     def check(
-        self, pictures: int = 1, *, caller: str | None = None, deadline: float | None = None
-    ) -> None:
+        self,
+        pictures: int = 1,
+        *,
+        caller: str | None = None,
+        deadline: float | None = None,
+        soonest_retry_s: float = _SOONEST_RETRY_S,
+    ) -> bool:
         """Refuse what cannot be answered by `deadline` (`time.monotonic()`).
 
         An empty house admits everybody: only an answer can show that an expectation was too high.
         While decoders and lanes have nothing else to do, only the bare costs count: answers may be
         late for reasons that refusing does not mend, such as the refusals themselves.
 
+        Args:
+            soonest_retry_s: the shortest time after which its protocol can tell it to retry.
+
+        Returns:
+            Whether it is let in only because a refused request was promised this moment.
+
         Raises:
             Overloaded: with the time after which a retry should succeed.
         """
         if deadline is None or self.inside == 0:
-            return
-        remaining = deadline - time.monotonic()
+            return False
+        now = time.monotonic()
+        remaining = deadline - now
         if self.inside < self._lanes + self._decode_workers:
             late = self._bare_s(pictures, caller) - remaining
         else:
-            late = self.expected_s(pictures, caller) - _SAFE_SHARE * remaining
+            expected = self.expected_s(pictures, caller)
+            late = expected - _SAFE_SHARE * remaining
+            in_time = expected < _PROMISED_SHARE * remaining
+            if late > 0 and in_time and self._comebacks[caller].is_due(now):
+                return True
         if late > 0:
             raise Overloaded(
                 "the answer could not be ready within the request's deadline; retry later",
-                retry_after_s=self._retry_after_s(late, pictures, caller),
+                retry_after_s=self._retry_after_s(late, pictures, caller, soonest_retry_s),
                 reason="late",
             )
+        return False
 
     @contextmanager
     def enter(
@@ -123,13 +139,15 @@ class Admission:
         Raises:
             Overloaded: they would be late, or there is no room.
         """
-        self.check(pictures, caller=caller, deadline=deadline)
+        promised = self.check(pictures, caller=caller, deadline=deadline)
         if not self._places.take(caller, pictures):
             raise Overloaded(
                 "too many pictures are waiting already; retry later",
                 retry_after_s=self._retry_after_s(self.expected_s(pictures), pictures, caller),
                 reason="pictures",
             )
+        if promised:
+            self._comebacks[caller].keep()
         undecoded = self._undecoded() + pictures  # these are not in the pool yet
         expected = self._cost_s(self._ahead_of(caller, 0, undecoded), undecoded)
         arrived = time.monotonic()
@@ -151,14 +169,19 @@ class Admission:
             self._decode_s = seconds
         self._decode_s += _MEMORY * (seconds - self._decode_s)
 
-    def _retry_after_s(self, seconds: float, pictures: int, caller: str | None) -> float:
-        """When there will be room, one refused request of a caller after the other: told the same
-        time, all would come back at once, and all but the first be refused again."""
+    def _retry_after_s(
+        self,
+        seconds: float,
+        pictures: int,
+        caller: str | None,
+        soonest_s: float = _SOONEST_RETRY_S,
+    ) -> float:
         now = time.monotonic()
-        earliest = now + max(_SHORTEST_RETRY_S, seconds * _SPREAD)
-        promised = self._promised_until.get(caller, 0.0)
-        turn = min(max(earliest, promised), earliest + _HORIZON_S)
-        self._promised_until[caller] = turn + pictures * self._pace_s() / _COMEBACK_SHARE
+        turn = self._comebacks[caller].promise(
+            now + max(_SOONEST_RETRY_S, seconds * _SPREAD),
+            apart_s=pictures * self._pace_s() / _COMEBACK_SHARE,
+            not_before=now + soonest_s,
+        )
         return turn - now
 
     def _pace_s(self) -> float:

@@ -90,7 +90,7 @@ class Edge:
         if not route.inference:
             return await route.handler(request)
         with (
-            self._policy.admit(exchange.call.key_id, request.deadline),
+            self._policy.admit(exchange.call),
             self._policy.bytes.hold(request.key_id) as hold,
         ):
             try:

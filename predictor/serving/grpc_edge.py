@@ -152,7 +152,7 @@ class GrpcEdge(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # not gen
         """Where there is none, or the answer would be late, no message is waited for."""
         if call.counted_as is None:
             return nullcontext()
-        return self._policy.admit(call.key_id, call.deadline)
+        return self._policy.admit(call)
 
 
 def _left_s(context: Context) -> float | None:

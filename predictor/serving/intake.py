@@ -102,4 +102,4 @@ class Intake:
         call = exchange.call
         call.deadline = self._policy.deadline(exchange.headers.get("x-request-timeout-ms"))
         if route.inference:
-            self._policy.check(call.key_id, call.deadline)
+            self._policy.check(call)

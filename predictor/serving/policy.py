@@ -7,6 +7,7 @@ import re
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from typing import Final
 
 from predictor.errors import InvalidRequest, Overloaded, WireError
 from predictor.inference.admission import Admission
@@ -22,6 +23,9 @@ from predictor.telemetry.tracing import Tracer
 
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 LATE = "the answer was not ready within the request's deadline"
+SOONEST_RETRY_S: Final = {"http": 1.0, "grpc": 0.0}
+"""`Retry-After` is in whole seconds (RFC 9110, 10.2.3): who is promised half a second cannot be
+told, comes at another time, and finds no place."""
 TIMEOUT_MS = re.compile(r"[1-9][0-9]{0,8}")
 
 
@@ -118,28 +122,32 @@ class Policy:
             limit = min(limit, int(timeout_ms) / 1000)
         return time.monotonic() + limit
 
-    def check(self, caller: str | None, deadline: float) -> None:
-        """Refuse, before the body is read, an inference request that could not be answered by
-        `deadline` even if it held one small picture, or for which there is no place.
+    def check(self, call: Call) -> None:
+        """Refuse, before the body is read, an inference request that could not be answered by its
+        deadline even if it held one small picture, or for which there is no place.
 
         Raises:
             Overloaded: the answer would be late, or the caller's share of the places is taken.
         """
         if self.admission is not None:
-            self.admission.check(caller=caller, deadline=deadline)
-        if not self._places.fit(caller):
+            self.admission.check(
+                caller=call.key_id,
+                deadline=call.deadline,
+                soonest_retry_s=SOONEST_RETRY_S[call.protocol],
+            )
+        if not self._places.fit(call.key_id):
             raise Overloaded("too many requests are in flight; retry later", reason="in_flight")
 
     @contextmanager
-    def admit(self, caller: str | None, deadline: float) -> Iterator[None]:
+    def admit(self, call: Call) -> Iterator[None]:
         """Hold one of the `limits.max_in_flight` places for inference requests.
 
         Raises:
             Overloaded: as `check`.
         """
-        self.check(caller, deadline)
-        self._places.take(caller)
+        self.check(call)
+        self._places.take(call.key_id)
         try:
             yield
         finally:
-            self._places.give_back(caller)
+            self._places.give_back(call.key_id)

@@ -24,6 +24,7 @@ from predictor.inference.places import Places
 from predictor.protocol.json_size import check_json_size
 from predictor.security.api_keys import ApiKeys, Key
 from predictor.serving.byte_budget import ByteBudget, Hold
+from predictor.serving.call import Call
 from predictor.serving.http import (
     ClientDisconnected,
     HttpRequest,
@@ -125,12 +126,12 @@ def test_a_timeout_that_is_no_number_is_refused(header: str) -> None:
 
 def test_places_are_given_back_whatever_happens() -> None:
     subject = policy(max_in_flight=1)
-    later = time.monotonic() + 60
+    call = Call("http", key_id="unit", deadline=time.monotonic() + 60)
 
     def fail_in_place() -> None:
-        with subject.admit("unit", later):
+        with subject.admit(call):
             with pytest.raises(Overloaded):
-                subject.admit("unit", later).__enter__()
+                subject.admit(call).__enter__()
             raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):

@@ -11,6 +11,7 @@ import pytest
 
 from predictor.errors import DeadlineExceeded, Overloaded
 from predictor.inference.admission import Admission
+from predictor.inference.comebacks import Comebacks
 from predictor.inference.cost import CostCurve
 from predictor.inference.places import Places
 
@@ -148,12 +149,83 @@ def test_refused_callers_are_told_to_come_back_one_after_the_other() -> None:
             told.append(refused.value.retry_after_s or 0.0)
         with pytest.raises(Overloaded) as refused:
             subject.check(1, caller="another", deadline=time.monotonic() + 1)
-    # Four times as long as if nobody but them asked.
-    assert told[4] - told[0] == pytest.approx(4 * 4 * 0.05, rel=0.1)
+    # Twice as long as if nobody but them asked.
+    assert told[4] - told[0] == pytest.approx(4 * 2 * 0.05, rel=0.1)
     # Those who do not obey cannot send away for longer than this who shares their key,
-    assert told[-1] - told[0] == pytest.approx(1.0, rel=0.1)
+    assert told[-1] - told[0] == pytest.approx(3.0, rel=0.1)
     # and nobody else at all.
     assert refused.value.retry_after_s == pytest.approx(told[0], rel=0.1)
+
+
+def test_who_comes_back_when_told_goes_in_front_of_who_comes_unasked() -> None:
+    """The house is full by what a stranger may expect, and not by what there is time for."""
+    subject = admission((1, 0.1), (8, 0.4))
+
+    def deadline() -> float:
+        return time.monotonic() + 1
+
+    with ExitStack() as stack:
+        hold(subject, stack, None, 11)
+        with pytest.raises(Overloaded) as refused:
+            subject.check(deadline=deadline())
+        with pytest.raises(Overloaded):
+            subject.check(deadline=deadline())  # it is no use to ask again at once
+        wait_s = refused.value.retry_after_s or 0.0
+        time.sleep(wait_s)
+        assert subject.check(deadline=deadline()), "to look at a promise does not use it up"
+        stack.enter_context(subject.enter(1, deadline=deadline()))
+        with pytest.raises(Overloaded):
+            subject.check(deadline=deadline())
+        assert subject.inside == 12
+
+
+def test_a_promise_does_not_make_up_for_time_that_is_not_there() -> None:
+    subject = admission((1, 0.1), (8, 0.4))
+    with ExitStack() as stack:
+        hold(subject, stack, None, 30)
+        with pytest.raises(Overloaded) as refused:
+            subject.check(deadline=time.monotonic() + 2)
+        assert refused.value.retry_after_s is not None
+        time.sleep(refused.value.retry_after_s)
+        with pytest.raises(Overloaded):
+            subject.check(deadline=time.monotonic() + 1)
+
+
+def test_promises_are_told_apart_and_end() -> None:
+    line = Comebacks()
+    assert not line.is_due(0.0)
+    told = [line.promise(10.0, apart_s=0.1, not_before=0.0) for _ in range(3)]
+    assert told == pytest.approx([10.0, 10.1, 10.2])
+    assert not line.is_due(9.9)
+    assert line.is_due(10.15)
+    line.keep()
+    assert line.is_due(10.15)
+    line.keep()
+    assert not line.is_due(10.15), "the third is not due yet"
+    assert line.is_due(10.25)
+    assert not line.is_due(20.0), "it never came"
+
+
+def test_who_cannot_be_told_less_than_a_second_is_promised_the_second() -> None:
+    line = Comebacks()
+    assert line.promise(10.0, apart_s=0.1, not_before=11.0) == 11.0
+    assert line.promise(10.0, apart_s=0.1, not_before=0.0) == pytest.approx(10.1)
+    assert line.is_due(10.2)
+    line.keep()
+    assert not line.is_due(10.9)
+    assert line.is_due(11.0)
+
+
+def test_a_full_line_promises_nothing_more() -> None:
+    line = Comebacks()
+    told = [line.promise(0.0, apart_s=1.0, not_before=0.0) for _ in range(1000)]
+    assert told[:4] == [0.0, 1.0, 2.0, 3.0]
+    assert set(told[4:]) == {3.0}
+    kept = 0
+    while line.is_due(3.1):
+        line.keep()
+        kept += 1
+    assert kept == 0, "those that were due long ago are gone, and none was promised the end"
 
 
 def test_places_are_shared_and_newcomers_find_one() -> None:
