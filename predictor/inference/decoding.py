@@ -1,4 +1,4 @@
-"""Untrusted bytes → the uint8 RGB crop that the network sees. Pillow and numpy only.
+"""Untrusted bytes → the uint8 RGB crop that the network sees. Without torch.
 
 What a picture means here, where Pillow's defaults (and timm's datasets) would lose something:
 

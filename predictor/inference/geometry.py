@@ -1,39 +1,21 @@
-"""Resize and crop as timm's evaluation transform does, with Pillow alone.
+"""Resize and crop as timm's evaluation transform does, without torch.
 
 Follows `timm.data.transforms_factory.transforms_imagenet_eval` (timm 1.0) and torchvision's
 functions for PIL images; tests/unit/test_geometry.py holds it against both. What the crop cuts off
-is not resized. That saves a good part of the decoding, and rounds one value in some thousands the
-other way (docs/decisions/0010).
+is not resized. That saves a good part of the decoding, and rounds one value in some hundreds the
+other way (docs/decisions/0010 and 0011).
 """
 
 from __future__ import annotations
 
 import math
-from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from predictor.bundle.manifest import Preprocessing
-
-RESAMPLING: Final = {
-    "bicubic": Image.Resampling.BICUBIC,
-    "bilinear": Image.Resampling.BILINEAR,
-    "nearest": Image.Resampling.NEAREST,
-    "lanczos": Image.Resampling.LANCZOS,
-    "box": Image.Resampling.BOX,
-    "hamming": Image.Resampling.HAMMING,
-}
-
-
-_REACH: Final = {Image.Resampling.BICUBIC: 2, Image.Resampling.LANCZOS: 3}
-"""Of the filters with which a part is resized alone: how far each value looks to either side, in
-pixels of the smaller picture.
-
-A part is named to Pillow in numbers of 24 bits. The weights of these filters change by as little
-as such a number is off. With the others a pixel may fall out or another come in, or a value that
-is just between two is rounded the other way, and there are many."""
+from predictor.inference.resampling import PILLOW, REACH, resample
 
 
 def resized_size(size: tuple[int, int], preprocessing: Preprocessing) -> tuple[int, int]:
@@ -61,13 +43,13 @@ def crop(image: Image.Image, preprocessing: Preprocessing) -> NDArray[np.uint8]:
     target_height, target_width = preprocessing.input_size
     rows, into_rows = _window(height, target_height)
     columns, into_columns = _window(width, target_width)
-    resampling = RESAMPLING[preprocessing.interpolation]
+    how = preprocessing.interpolation
     if (width, height) == image.size:
         kept = np.asarray(image)[rows, columns]
-    elif resampling in _REACH:
-        kept = np.asarray(_part_of(image, (width, height), columns, rows, resampling))
+    elif how in REACH:
+        kept = np.asarray(_part_of(image, (width, height), columns, rows, how))
     else:
-        kept = np.asarray(image.resize((width, height), resampling))[rows, columns]
+        kept = np.asarray(image.resize((width, height), PILLOW[how]))[rows, columns]
     if kept.shape[:2] == preprocessing.input_size:
         return kept.copy()
     result = _background(preprocessing)
@@ -76,29 +58,29 @@ def crop(image: Image.Image, preprocessing: Preprocessing) -> NDArray[np.uint8]:
 
 
 def _part_of(
-    image: Image.Image,
-    size: tuple[int, int],
-    columns: slice,
-    rows: slice,
-    resampling: Image.Resampling,
+    image: Image.Image, size: tuple[int, int], columns: slice, rows: slice, how: str
 ) -> Image.Image:
-    """These columns and rows of `image.resize(size, resampling)`."""
+    """These columns and rows of `image.resize(size, how)`.
+
+    Pixels are rounded between the two passes, so their order is to be that of the whole.
+    """
     left, right = (image.width * edge / size[0] for edge in (columns.start, columns.stop))
     top, bottom = (image.height * edge / size[1] for edge in (rows.start, rows.stop))
     width, height = columns.stop - columns.start, rows.stop - rows.start
-    # Pixels are rounded between Pillow's two passes, so their order is to be that of the whole.
-    vertical_first = _vertical_first(image.size, size)
-    if vertical_first == _vertical_first(image.size, (width, height)):
-        return image.resize((width, height), resampling, (left, top, right, bottom))
-    if vertical_first:
-        strip = image.resize((image.width, height), resampling, (0, top, image.width, bottom))
-        return strip.resize((width, height), resampling, (left, 0, right, height))
-    # The rows that the second pass looks at, and one more for its rounding.
-    reach = _REACH[resampling] * max(1.0, image.height / size[1]) + 1
-    first, last = max(0, math.floor(top - reach)), min(image.height, math.ceil(bottom + reach))
-    band = image.crop((0, first, image.width, last))
-    strip = band.resize((width, band.height), resampling, (left, 0, right, band.height))
-    return strip.resize((width, height), resampling, (0, top - first, width, bottom - first))
+    if _vertical_first(image.size, size):
+        first, last = _looked_at(left, right, image.width, size[0], how)
+        strip = resample(image, (last - first, height), (first, top, last, bottom), how)
+        return resample(strip, (width, height), (left - first, 0, right - first, height), how)
+    first, last = _looked_at(top, bottom, image.height, size[1], how)
+    strip = resample(image, (width, last - first), (left, first, right, last), how)
+    return resample(strip, (width, height), (0, top - first, width, bottom - first), how)
+
+
+def _looked_at(start: float, end: float, before: int, after: int, how: str) -> tuple[int, int]:
+    """The pixels of an axis that its pass needs for what is between the two edges, and one more
+    for its rounding."""
+    reach = REACH[how] * max(1.0, before / after) + 1
+    return max(0, math.floor(start - reach)), min(before, math.ceil(end + reach))
 
 
 def _vertical_first(before: tuple[int, int], after: tuple[int, int]) -> bool:

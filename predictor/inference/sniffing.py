@@ -7,12 +7,10 @@ scans takes Pillow 15 s). Formats: JPEG (ITU T.81), PNG (W3C PNG 3), WebP (RFC 9
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final, Literal, NamedTuple, TypeAlias
-
-import numpy as np
-from numpy.typing import NDArray
 
 from predictor.errors import ImageTooLarge, InvalidImage, UnsupportedMedia
 
@@ -38,6 +36,12 @@ _BASE64: Final = (b"/9j/", b"iVBORw0KGgo", b"UklGR")
 _STILLS: Final = (b"avif", b"avis", b"heic", b"heix", b"heim", b"heis", b"mif1", b"msf1")
 _CUT: Final = "the picture is cut short or damaged; send the whole file"
 
+_JPEG_MARKER: Final = re.compile(rb"\xff[\xc0-\xcf\xd8-\xfe]")
+"""A marker that libjpeg would stop at.
+
+Passes over entropy-coded data with its stuffed zeros and restart markers, and over the reserved
+markers 01 to BF: after a wrong restart libjpeg looks for the next marker *behind* them, so that to
+trust a length there would let any number of scans hide inside."""
 _SOI, _EOI, _SOS = 0xD8, 0xD9, 0xDA
 _FRAMES: Final = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _LEAST_BITS_A_BLOCK: Final = {0xC0: 2, 0xC1: 2, 0xC2: 1}
@@ -145,10 +149,10 @@ def _jpeg_segments(data: memoryview) -> Iterator[_Segment]:
     What comes after the end-of-image marker is another picture (MPO) or nothing to us. Without
     one, Pillow decides whether the data suffices.
     """
-    array = np.frombuffer(data, dtype=np.uint8)
     end = 2
     while True:
-        at = _next_marker(array, end)
+        found = _JPEG_MARKER.search(data, end)
+        at = found.start() if found else len(data)
         marker = data[at + 1] if at < len(data) else _EOI
         if marker == _EOI:
             yield _Segment(at - end, -1, data[:0])
@@ -158,25 +162,6 @@ def _jpeg_segments(data: memoryview) -> Iterator[_Segment]:
             raise InvalidImage(_CUT)
         yield _Segment(at - end, marker, data[at + 4 : at + 2 + length])
         end = at + 2 + length
-
-
-def _next_marker(array: NDArray[np.uint8], at: int) -> int:
-    """Index of the next marker that libjpeg would stop at; the array's length if there is none.
-
-    Passes over entropy-coded data with its stuffed zeros and restart markers, and over the
-    reserved markers 01 to BF: after a wrong restart libjpeg looks for the next marker *behind*
-    them, so that to trust a length there would let any number of scans hide inside.
-    """
-    window = 2
-    while at + 1 < len(array):
-        part = array[at : at + window + 1]
-        after = part[1:]
-        found = (part[:-1] == 0xFF) & (after >= 0xC0) & (after != 0xFF) & ((after & 0xF8) != 0xD0)
-        if found.any():
-            return at + int(found.argmax())
-        at += window
-        window = min(window * 8, 1 << 18)
-    return len(array)
 
 
 def _jpeg_header(frame: _Segment, scan_bytes: int) -> Header:

@@ -157,38 +157,49 @@ def test_refused_callers_are_told_to_come_back_one_after_the_other() -> None:
     assert refused.value.retry_after_s == pytest.approx(told[0], rel=0.1)
 
 
-def test_who_comes_back_when_told_goes_in_front_of_who_comes_unasked() -> None:
+class Clock:
+    """Instead of the time module: it stands until it is set."""
+
+    now = 1000.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    made = Clock()
+    monkeypatch.setattr("predictor.inference.admission.time", made)
+    return made
+
+
+def refused_for(subject: Admission, deadline: float) -> float:
+    with pytest.raises(Overloaded) as refused:
+        subject.check(deadline=deadline)
+    assert refused.value.retry_after_s is not None
+    return refused.value.retry_after_s
+
+
+def test_who_comes_back_when_told_goes_in_front_of_who_comes_unasked(clock: Clock) -> None:
     """The house is full by what a stranger may expect, and not by what there is time for."""
     subject = admission((1, 0.1), (8, 0.4))
-
-    def deadline() -> float:
-        return time.monotonic() + 1
-
     with ExitStack() as stack:
         hold(subject, stack, None, 11)
-        with pytest.raises(Overloaded) as refused:
-            subject.check(deadline=deadline())
-        with pytest.raises(Overloaded):
-            subject.check(deadline=deadline())  # it is no use to ask again at once
-        wait_s = refused.value.retry_after_s or 0.0
-        time.sleep(wait_s)
-        assert subject.check(deadline=deadline()), "to look at a promise does not use it up"
-        stack.enter_context(subject.enter(1, deadline=deadline()))
-        with pytest.raises(Overloaded):
-            subject.check(deadline=deadline())
+        wait_s = refused_for(subject, clock.now + 1)
+        refused_for(subject, clock.now + 1)  # it is no use to ask again at once
+        clock.now += wait_s
+        assert subject.check(deadline=clock.now + 1), "to look at a promise does not use it up"
+        stack.enter_context(subject.enter(1, deadline=clock.now + 1))
+        refused_for(subject, clock.now + 1)
         assert subject.inside == 12
 
 
-def test_a_promise_does_not_make_up_for_time_that_is_not_there() -> None:
+def test_a_promise_does_not_make_up_for_time_that_is_not_there(clock: Clock) -> None:
     subject = admission((1, 0.1), (8, 0.4))
     with ExitStack() as stack:
         hold(subject, stack, None, 30)
-        with pytest.raises(Overloaded) as refused:
-            subject.check(deadline=time.monotonic() + 2)
-        assert refused.value.retry_after_s is not None
-        time.sleep(refused.value.retry_after_s)
-        with pytest.raises(Overloaded):
-            subject.check(deadline=time.monotonic() + 1)
+        clock.now += refused_for(subject, clock.now + 2)
+        refused_for(subject, clock.now + 1)
 
 
 def test_promises_are_told_apart_and_end() -> None:
