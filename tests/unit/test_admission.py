@@ -185,12 +185,12 @@ def test_who_comes_back_when_told_goes_in_front_of_who_comes_unasked(clock: Cloc
     subject = admission((1, 0.1), (8, 0.4))
     with ExitStack() as stack:
         hold(subject, stack, None, 11)
-        wait_s = refused_for(subject, clock.now + 1)
-        refused_for(subject, clock.now + 1)  # it is no use to ask again at once
+        wait_s = refused_for(subject, clock.now + 1.4)
+        refused_for(subject, clock.now + 1.4)  # it is no use to ask again at once
         clock.now += wait_s
-        assert subject.check(deadline=clock.now + 1), "to look at a promise does not use it up"
-        stack.enter_context(subject.enter(1, deadline=clock.now + 1))
-        refused_for(subject, clock.now + 1)
+        assert subject.check(deadline=clock.now + 1.4), "to look at a promise does not use it up"
+        stack.enter_context(subject.enter(1, deadline=clock.now + 1.4))
+        refused_for(subject, clock.now + 1.4)
         assert subject.inside == 12
 
 
