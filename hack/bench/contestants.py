@@ -150,7 +150,7 @@ def ours(deadline_s: float) -> Contestant:
             *(_ours_http(deadline_s, obeying=each) for each in (OBEYING, OBEYING_MS)),
             _ours_grpc(deadline_s, obeying=OBEYING),
         ),
-        ("realfake", "kserve", "uvicorn", "grpcio"),
+        ("realfake", "kserve", "uvicorn", "grpcio", "cykooz-resizer"),
         Path(sys.executable),
     )
 

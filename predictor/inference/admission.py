@@ -29,6 +29,8 @@ _ERROR_BOUNDS: Final = (0.25, 4.0)
 _TELLING_S: Final = 0.005
 """Shorter expectations are not learned from: scheduling noise is as long."""
 _SOONEST_RETRY_S: Final = 0.05
+_ANY_PROTOCOLS_S: Final = 1.0
+"""The same where it is not known which protocol will tell it: HTTP's `Retry-After` has seconds."""
 _COMEBACK_SHARE: Final = 0.5
 """How much of what is answered is promised to refused requests that come back; the rest is for
 those who ask for the first time. `make bench` says how many of those who come back find a place."""
@@ -89,13 +91,13 @@ class Admission:
 
     def check(
         self,
-        pictures: int = 1,
         *,
         caller: str | None = None,
         deadline: float | None = None,
         soonest_retry_s: float = _SOONEST_RETRY_S,
-    ) -> bool:
-        """Refuse what cannot be answered by `deadline` (`time.monotonic()`).
+    ) -> None:
+        """Refuse a request, of which only the head is known, that could not be answered by
+        `deadline` (`time.monotonic()`) even if it held one picture.
 
         An empty house admits everybody: only an answer can show that an expectation was too high.
         While decoders and lanes have nothing else to do, only the bare costs count: answers may be
@@ -104,50 +106,41 @@ class Admission:
         Args:
             soonest_retry_s: the shortest time after which its protocol can tell it to retry.
 
-        Returns:
-            Whether it is let in only because a refused request was promised this moment.
-
         Raises:
             Overloaded: with the time after which a retry should succeed.
         """
         if deadline is None or self.inside == 0:
-            return False
+            return
         now = time.monotonic()
-        remaining = deadline - now
-        if self.inside < self._lanes + self._decode_workers:
-            late = self._bare_s(pictures, caller) - remaining
-        else:
-            expected = self.expected_s(pictures, caller)
-            late = expected - _SAFE_SHARE * remaining
-            in_time = expected < _PROMISED_SHARE * remaining
-            if late > 0 and in_time and self._comebacks[caller].is_due(now):
-                return True
-        if late > 0:
-            raise Overloaded(
-                "the answer could not be ready within the request's deadline; retry later",
-                retry_after_s=self._retry_after_s(late, pictures, caller, soonest_retry_s),
-                reason="late",
-            )
-        return False
+        remaining, takes = deadline - now, self._takes_s(1, caller)
+        late = takes - self._of(remaining, _SAFE_SHARE)
+        if late <= 0:
+            return
+        in_time = takes <= self._of(remaining, _PROMISED_SHARE)
+        if not (in_time and self._comebacks[caller].keep(now)):
+            raise self._would_be_late(late, 1, caller, remaining, soonest_retry_s)
 
     @contextmanager
     def enter(
         self, pictures: int, *, caller: str | None = None, deadline: float | None = None
     ) -> Iterator[None]:
-        """Hold places for the pictures of one request: all of them, or none.
+        """Hold places for the pictures of one request: all of them, or none. Its head has passed
+        `check`, and keeps what it was promised there.
 
         Raises:
             Overloaded: they would be late, or there is no room.
         """
-        promised = self.check(pictures, caller=caller, deadline=deadline)
+        if deadline is not None and self.inside:
+            remaining = deadline - time.monotonic()
+            late = self._takes_s(pictures, caller) - self._of(remaining, _PROMISED_SHARE)
+            if late > 0:
+                raise self._would_be_late(late, pictures, caller, remaining)
         if not self._places.take(caller, pictures):
             raise Overloaded(
                 "too many pictures are waiting already; retry later",
                 retry_after_s=self._retry_after_s(self.expected_s(pictures), pictures, caller),
                 reason="pictures",
             )
-        if promised:
-            self._comebacks[caller].keep()
         undecoded = self._undecoded() + pictures  # these are not in the pool yet
         expected = self._cost_s(self._ahead_of(caller, 0, undecoded), undecoded)
         arrived = time.monotonic()
@@ -169,20 +162,61 @@ class Admission:
             self._decode_s = seconds
         self._decode_s += _MEMORY * (seconds - self._decode_s)
 
+    @property
+    def _has_idle(self) -> bool:
+        """Whether a decoder or a lane has nothing to do."""
+        return self.inside < self._lanes + self._decode_workers
+
+    def _takes_s(self, pictures: int, caller: str | None) -> float:
+        """Seconds an answer is expected to take, for the sake of deciding about it."""
+        return self._bare_s(pictures, caller) * (1.0 if self._has_idle else self._error)
+
+    def _of(self, remaining: float, share: float) -> float:
+        """What of the remaining seconds it may take."""
+        return remaining if self._has_idle else share * remaining
+
+    def _would_be_late(
+        self,
+        late: float,
+        pictures: int,
+        caller: str | None,
+        remaining: float,
+        soonest_s: float = _ANY_PROTOCOLS_S,
+    ) -> Overloaded:
+        alone = self._decode_s + self._forward.seconds(min(pictures, self._max_batch_size))
+        if alone > remaining:  # whenever it comes: it takes nobody's turn
+            retry_after_s = max(late * _SPREAD, soonest_s)
+        else:
+            retry_after_s = self._retry_after_s(late, pictures, caller, soonest_s)
+        return Overloaded(
+            "the answer could not be ready within the request's deadline; retry later",
+            retry_after_s=retry_after_s,
+            reason="late",
+        )
+
     def _retry_after_s(
         self,
         seconds: float,
         pictures: int,
         caller: str | None,
-        soonest_s: float = _SOONEST_RETRY_S,
+        soonest_s: float = _ANY_PROTOCOLS_S,
     ) -> float:
         now = time.monotonic()
         turn = self._comebacks[caller].promise(
+            now,
             now + max(_SOONEST_RETRY_S, seconds * _SPREAD),
-            apart_s=pictures * self._pace_s() / _COMEBACK_SHARE,
+            apart_s=pictures * self._pace_s() / (_COMEBACK_SHARE * self._share_of(caller)),
             not_before=now + soonest_s,
         )
         return turn - now
+
+    def _share_of(self, caller: str | None) -> float:
+        """Of the turns, among those who are inside."""
+        if caller is None:
+            return 1.0
+        weights = {name: self._weights.get(name, 1) for name, _ in self._places.holders()}
+        own = weights[caller] = self._weights.get(caller, 1)
+        return own / sum(weights.values())
 
     def _pace_s(self) -> float:
         """Seconds between two answers while there is always more to do."""

@@ -22,7 +22,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import copy_context
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 
@@ -30,7 +30,6 @@ from predictor.errors import InternalError, NotReady, Overloaded
 from predictor.inference.cost import CostCurve
 from predictor.inference.delivery import (
     Item,
-    Kind,
     Outcome,
     deliver,
     expire,
@@ -42,13 +41,12 @@ from predictor.inference.engine import Engine, EngineInput, EngineLost, EngineOu
 from predictor.inference.fair_queue import FairQueue
 from predictor.inference.observer import Observer
 from predictor.inference.priority import LANE, give_way
+from predictor.inference.rooms import Rooms
 from predictor.inference.timeline import Timeline
 
 log = logging.getLogger("predictor.batcher")
 
 STOPPED = "the server is stopping; retry on another replica"
-GROW_AFTER: Final = 100
-"""Full batches that fit before a larger one is tried again: a failed try costs one forward."""
 
 
 @dataclass(slots=True)
@@ -58,14 +56,6 @@ class _Lane:
     thread: threading.Thread
     batch: list[Item] = field(default_factory=list)
     forward_began: float | None = None
-
-
-@dataclass(slots=True)
-class _Room:
-    """How many pictures of one kind the device has memory for, as far as is known."""
-
-    size: int
-    fitted: int = 0
 
 
 class Batcher:
@@ -90,7 +80,7 @@ class Batcher:
         self.cost = CostCurve()
         self.observer = Observer()
         self._max_wait_s = max_wait_s
-        self._rooms: dict[Kind, _Room] = {}
+        self._rooms = Rooms(max_batch_size)
         # Every access to the queue and the two below holds the condition.
         self._condition = threading.Condition()
         self._queue: FairQueue[Item] = FairQueue(weights)
@@ -256,15 +246,13 @@ class Batcher:
                 self._condition.wait()
             if self._stopping:
                 return False
-            first = self._queue.peek()
-            limit = self._room(first.kind).size
-            while self._expected > 0 and 0 < len(self._queue) < limit and not self._stopping:
+            while self._expected > 0 and 0 < len(self._queue) < self._limit:
                 remaining = self._leaves_at() - time.monotonic()
-                if remaining <= 0:
+                if remaining <= 0 or self._stopping:
                     break
                 self._condition.wait(remaining)
             if self._queue:  # another lane may have been quicker
-                lane.batch = self._take(limit)
+                lane.batch = self._take()
             if self._queue:  # which woke this lane, and may have left another asleep
                 self._condition.notify()
             return True
@@ -285,18 +273,20 @@ class Batcher:
         deadlines = (item.deadline for item in self._queue)
         return min([leaves, *(each - fuller for each in deadlines if each is not None)])
 
-    def _take(self, limit: int) -> list[Item]:
+    @property
+    def _limit(self) -> int:
+        """Most pictures in the next batch, which is of the kind of the first that waits."""
+        return self._rooms.size(self._queue.peek().kind)
+
+    def _take(self) -> list[Item]:
         """A lane's share of what waits, callers in turn, all of one kind."""
         kind = self._queue.peek().kind
         share = math.ceil(len(self._queue) / len(self._lanes))
-        batch = self._queue.take(min(limit, share), lambda item: item.kind == kind)
+        batch = self._queue.take(min(self._limit, share), lambda item: item.kind == kind)
         now = time.monotonic()
         for item in batch:
             item.taken = now
         return batch
-
-    def _room(self, kind: Kind) -> _Room:
-        return self._rooms.setdefault(kind, _Room(self.max_batch_size))
 
     def _classify(self, lane: _Lane) -> None:
         """Run the lane's batch without those whom nobody waits for; halve it until what is at
@@ -343,21 +333,13 @@ class Batcher:
             item.timeline.batch_size = max(item.timeline.batch_size, len(group))
         self.cost.observe(len(group), ended - began)
         self.observer.forwarded([item.timeline for item in group], began, ended)
-        self._fitted(group)
+        self._rooms.fitted(group[0].kind, len(group))
         return outcomes
 
     def _out_of_memory(self, group: list[Item]) -> list[Outcome] | None:
-        smaller = max(1, len(group) // 2)
-        self._rooms[group[0].kind] = _Room(smaller)
+        smaller = self._rooms.halve(group[0].kind, len(group))
         log.warning("out of device memory", extra={"batch_size_from_now": smaller})
         if len(group) > 1:
             return None
         short = Overloaded("the device is out of memory; retry later", reason="device_memory")
         return [(group[0], short)]
-
-    def _fitted(self, group: list[Item]) -> None:
-        """Memory may have been short for a moment only: try more again, but seldom."""
-        room = self._room(group[0].kind)
-        room.fitted += len(group) == room.size
-        if room.fitted == GROW_AFTER:
-            self._rooms[group[0].kind] = _Room(min(2 * room.size, self.max_batch_size))

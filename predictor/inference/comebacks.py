@@ -15,6 +15,8 @@ from typing import Final
 _HORIZON_S: Final = 3.0
 """How far ahead refused requests are given times of their own. A client that does not keep to them,
 and asks a thousand times a second, must not send away for minutes those that share its key."""
+_APART_S: Final = 0.001
+"""Shortest time between two promises: they are told to the millisecond."""
 _KEPT_S: Final = 0.3
 """How long a promise waits for its caller: a round trip and a timer that is late."""
 
@@ -26,7 +28,7 @@ class Comebacks:
         self._next_free = 0.0
         self._promised: list[float] = []  # a heap: over HTTP, later ones may be due earlier
 
-    def promise(self, earliest: float, *, apart_s: float, not_before: float) -> float:
+    def promise(self, now: float, earliest: float, *, apart_s: float, not_before: float) -> float:
         """Return when one more refused request should come back: one after the other, or all would
         come at once, and all but the first be refused again.
 
@@ -35,21 +37,25 @@ class Comebacks:
             apart_s: seconds between this one's time and the next one's.
             not_before: no time before can be told.
         """
+        self._forget(now)
         turn = max(earliest, self._next_free)
         last = earliest + _HORIZON_S
         if turn >= last:  # the line is full
             return max(last, not_before)
-        self._next_free = turn + apart_s
+        self._next_free = turn + max(apart_s, _APART_S)
+        # The line does not move with it: what is before that moment is for who can be told.
         turn = max(turn, not_before)
         heapq.heappush(self._promised, turn)
         return turn
 
-    def is_due(self, now: float) -> bool:
-        """Whether somebody was promised this moment, and has not come yet."""
+    def keep(self, now: float) -> bool:
+        """Whether somebody was promised this moment, and has not come yet; now he has."""
+        self._forget(now)
+        if not self._promised or self._promised[0] > now:
+            return False
+        heapq.heappop(self._promised)
+        return True
+
+    def _forget(self, now: float) -> None:
         while self._promised and self._promised[0] < now - _KEPT_S:
             heapq.heappop(self._promised)
-        return bool(self._promised) and self._promised[0] <= now
-
-    def keep(self) -> None:
-        """Use up the promise that is due."""
-        heapq.heappop(self._promised)

@@ -22,6 +22,9 @@ else:
     _simd["bilinear"] = ResizeAlg.convolution(FilterType.bilinear)
     _simd["lanczos"] = ResizeAlg.convolution(FilterType.lanczos3)
 
+RESIZER: Final = "cykooz-resizer" if _simd else "pillow"
+"""What resizes here, for the log."""
+
 Box: TypeAlias = tuple[float, float, float, float]
 """Left, top, right and bottom edge, in pixels."""
 
@@ -45,14 +48,33 @@ that is just between two is rounded the other way, and there are many."""
 
 def resample(image: Image.Image, size: tuple[int, int], box: Box, filter: str) -> Image.Image:
     """Resize the part of an RGB picture that is in `box` to `size` (width, height)."""
-    if filter not in _simd:
-        return image.resize(size, PILLOW[filter], box)
     left, top, right, bottom = box
+    if filter not in _simd:
+        return _by_pillow(image, size, box, filter)
     result = Image.new("RGB", size)
     part = CropBox(left, top, _extent(left, right, image.width), _extent(top, bottom, image.height))
-    options = ResizeOptions(resize_alg=_simd[filter], crop_box=part, use_alpha=False)
-    Resizer().resize_pil(image, result, options)  # one may not be shared between threads
+    options = ResizeOptions(resize_alg=_simd[filter], crop_box=part)
+    try:
+        Resizer().resize_pil(image, result, options)  # one may not be shared between threads
+    except Exception:
+        raise
+    except BaseException as error:  # a panic of Rust's is no Exception, and would pass for a stop
+        if type(error).__name__ != "PanicException":
+            raise
+        raise RuntimeError("cykooz-resizer panicked") from None
     return result
+
+
+def _by_pillow(image: Image.Image, size: tuple[int, int], box: Box, filter: str) -> Image.Image:
+    """Where an axis is only cut, that comes first: Pillow would pass over it as well."""
+    left, top, right, bottom = box
+    if right - left == size[0]:
+        image = image.crop((int(left), 0, int(right), image.height))
+        box = (0, top, size[0], bottom)
+    elif bottom - top == size[1]:
+        image = image.crop((0, int(top), image.width, int(bottom)))
+        box = (left, 0, right, size[1])
+    return image.resize(size, PILLOW[filter], box)
 
 
 def _extent(start: float, end: float, most: int) -> float:

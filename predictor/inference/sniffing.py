@@ -75,7 +75,7 @@ class Header:
 
 
 def sniff(data: memoryview, *, max_segments: int, max_scans: int) -> Header:
-    """Read the header and count the parts, in at most some 10 ms for 10 MB.
+    """Read the header and count the parts, in at most some 100 ms for 10 MB.
 
     Args:
         data: bytes, contiguous.

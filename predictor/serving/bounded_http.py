@@ -15,7 +15,6 @@ import uuid
 from typing import Any, Final, NoReturn
 
 import httptools
-import orjson
 from uvicorn.protocols.http.httptools_impl import (
     STATUS_LINE,
     HttpToolsProtocol,
@@ -24,6 +23,8 @@ from uvicorn.protocols.http.httptools_impl import (
 
 from predictor.errors import InvalidRequest, Overloaded, RequestTimeout, WireError
 from predictor.serving.connections import Connections
+from predictor.serving.error_answer import error_body, error_headers
+from predictor.serving.http import JSON
 from predictor.serving.one_write import OneWrite
 from predictor.serving.request_parser import RequestParser
 
@@ -240,14 +241,13 @@ class BoundedHttp(HttpToolsProtocol):
 
 def _answer(error: WireError) -> bytes:
     request_id = uuid.uuid4().hex
-    body = orjson.dumps({"error": error.message, "code": error.code, "request_id": request_id})
+    body = error_body(error, request_id)
     headers = {
-        "content-type": "application/json",
+        "content-type": JSON,
         "content-length": str(len(body)),
         "x-request-id": request_id,
         "connection": "close",
+        **error_headers(error),
     }
-    if error.retry_after_s is not None:
-        headers["retry-after"] = f"{error.retry_after_s:.0f}"
     lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
     return STATUS_LINE[error.http_status] + lines.encode() + b"\r\n" + body

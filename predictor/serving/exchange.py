@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from contextvars import Context
 from dataclasses import dataclass
 from typing import Final
 
-import orjson
-
-from predictor.errors import MethodNotAllowed, Unauthenticated, WireError
+from predictor.errors import WireError
 from predictor.serving.call import Call
+from predictor.serving.error_answer import error_body, error_headers
 from predictor.serving.http import JSON, HttpResponse, content_length
 from predictor.serving.routes import Match
 
@@ -56,20 +54,9 @@ class Exchange:
         )
 
     def error(self, error: WireError) -> HttpResponse:
-        body = {"error": error.message, "code": error.code, "request_id": self.call.request_id}
-        if self.match.legacy:
-            body["detail"] = error.message  # what clients of the old service read
-        headers = {}
-        if error.retry_after_s is not None:
-            headers["retry-after"] = str(math.ceil(error.retry_after_s))
-            # Whole seconds send all who were refused back in the same moment. This one is no
-            # standard; the SDKs of Azure and OpenAI read it.
-            headers["retry-after-ms"] = str(math.ceil(error.retry_after_s * 1000))
-        if isinstance(error, Unauthenticated):
-            headers["www-authenticate"] = "Bearer"
-        if isinstance(error, MethodNotAllowed):
-            headers["allow"] = ", ".join(self.match.allowed)
-        return HttpResponse(orjson.dumps(body), error.http_status, JSON, headers)
+        body = error_body(error, self.call.request_id, legacy=self.match.legacy)
+        headers = error_headers(error, self.match.allowed)
+        return HttpResponse(body, error.http_status, JSON, headers)
 
     def head_of(self, response: HttpResponse) -> list[tuple[bytes, bytes]]:
         """Header fields of the answer."""

@@ -152,6 +152,7 @@ class GrpcEdge(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # not gen
         """Where there is none, or the answer would be late, no message is waited for."""
         if call.counted_as is None:
             return nullcontext()
+        self._policy.check(call)
         return self._policy.admit(call)
 
 

@@ -136,18 +136,22 @@ class Policy:
                 soonest_retry_s=SOONEST_RETRY_S[call.protocol],
             )
         if not self._places.fit(call.key_id):
-            raise Overloaded("too many requests are in flight; retry later", reason="in_flight")
+            raise self._full()
 
     @contextmanager
     def admit(self, call: Call) -> Iterator[None]:
-        """Hold one of the `limits.max_in_flight` places for inference requests.
+        """Hold one of the `limits.max_in_flight` places for a request that has passed `check`.
 
         Raises:
-            Overloaded: as `check`.
+            Overloaded: others took them meanwhile.
         """
-        self.check(call)
-        self._places.take(call.key_id)
+        if not self._places.take(call.key_id):
+            raise self._full()
         try:
             yield
         finally:
             self._places.give_back(call.key_id)
+
+    @staticmethod
+    def _full() -> Overloaded:
+        return Overloaded("too many requests are in flight; retry later", reason="in_flight")

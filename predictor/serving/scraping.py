@@ -15,13 +15,13 @@ from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any, Final
 
-import orjson
 from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4, CollectorRegistry, generate_latest
 from prometheus_client.openmetrics import exposition as openmetrics
 
 from predictor.errors import MethodNotAllowed, NotFound, WireError
 from predictor.serving.bounded_http import BoundedHttp
 from predictor.serving.connections import FEW, Connections
+from predictor.serving.error_answer import error_body, error_headers
 from predictor.serving.http import JSON, Receive, Send
 from predictor.serving.listening import HttpServer, listen
 from predictor.serving.loop_lag import watch_lag
@@ -101,12 +101,8 @@ class _Scrape:
                 body = generate_latest(self._registry)
         except WireError as error:
             status, content_type = error.http_status, JSON
-            headers = {"connection": "close"}
-            if isinstance(error, MethodNotAllowed):
-                headers["allow"] = "GET"
-            body = orjson.dumps(
-                {"error": error.message, "code": error.code, "request_id": uuid.uuid4().hex}
-            )
+            headers = {"connection": "close", **error_headers(error, ("GET",))}
+            body = error_body(error, uuid.uuid4().hex)
         headers |= {"content-type": content_type, "content-length": str(len(body))}
         raw = [(name.encode(), value.encode()) for name, value in headers.items()]
         await send({"type": "http.response.start", "status": status, "headers": raw})

@@ -16,6 +16,7 @@ import kserve
 import uvloop
 
 from predictor.inference.classifier import Classifier, load_classifier
+from predictor.inference.resampling import RESIZER
 from predictor.security.audit import open_audit
 from predictor.security.certificates import CertificateStore
 from predictor.security.key_store import KeyStore
@@ -227,6 +228,7 @@ class RealFakeServer(kserve.ModelServer):  # type: ignore[misc]  # kserve ships 
                 "digest": classifier.manifest.digest,
                 "engine": classifier.engine_name,
                 "device": classifier.device,
+                "resizer": RESIZER,
             },
         )
         return classifier

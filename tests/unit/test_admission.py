@@ -60,13 +60,13 @@ def test_what_would_be_late_is_refused_with_when_to_return() -> None:
     subject = admission()
     with ExitStack() as stack:
         hold(subject, stack, None, 16)  # two batches of eight, 0.4 s each
-        subject.check(1, deadline=time.monotonic() + 4)
+        subject.check(deadline=time.monotonic() + 4)
         with pytest.raises(Overloaded) as refused:
-            subject.check(1, deadline=time.monotonic() + 1)
+            subject.check(deadline=time.monotonic() + 1)
         expected = subject.expected_s(1)
         # Half of the time to the deadline is left to what no expectation knows.
         assert refused.value.retry_after_s == pytest.approx((expected - 0.5) * 1.25, rel=0.05)
-    subject.check(1, deadline=time.monotonic() + 1)
+    subject.check(deadline=time.monotonic() + 1)
 
 
 @pytest.mark.parametrize(
@@ -145,10 +145,10 @@ def test_refused_callers_are_told_to_come_back_one_after_the_other() -> None:
         hold(subject, stack, None, 16)
         for _ in range(60):
             with pytest.raises(Overloaded) as refused:
-                subject.check(1, deadline=time.monotonic() + 1)
+                subject.check(deadline=time.monotonic() + 1)
             told.append(refused.value.retry_after_s or 0.0)
         with pytest.raises(Overloaded) as refused:
-            subject.check(1, caller="another", deadline=time.monotonic() + 1)
+            subject.check(caller="another", deadline=time.monotonic() + 1)
     # Twice as long as if nobody but them asked.
     assert told[4] - told[0] == pytest.approx(4 * 2 * 0.05, rel=0.1)
     # Those who do not obey cannot send away for longer than this who shares their key,
@@ -173,9 +173,9 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     return made
 
 
-def refused_for(subject: Admission, deadline: float) -> float:
+def refused_for(subject: Admission, deadline: float, caller: str | None = None) -> float:
     with pytest.raises(Overloaded) as refused:
-        subject.check(deadline=deadline)
+        subject.check(deadline=deadline, caller=caller)
     assert refused.value.retry_after_s is not None
     return refused.value.retry_after_s
 
@@ -188,9 +188,9 @@ def test_who_comes_back_when_told_goes_in_front_of_who_comes_unasked(clock: Cloc
         wait_s = refused_for(subject, clock.now + 1.4)
         refused_for(subject, clock.now + 1.4)  # it is no use to ask again at once
         clock.now += wait_s
-        assert subject.check(deadline=clock.now + 1.4), "to look at a promise does not use it up"
+        subject.check(deadline=clock.now + 1.4)
+        refused_for(subject, clock.now + 1.4)  # one was promised this moment, and one came
         stack.enter_context(subject.enter(1, deadline=clock.now + 1.4))
-        refused_for(subject, clock.now + 1.4)
         assert subject.inside == 12
 
 
@@ -202,41 +202,64 @@ def test_a_promise_does_not_make_up_for_time_that_is_not_there(clock: Clock) -> 
         refused_for(subject, clock.now + 1)
 
 
+def test_what_can_never_be_in_time_takes_no_turn_from_what_can(clock: Clock) -> None:
+    subject = admission((1, 0.1), (8, 0.4))
+    with ExitStack() as stack:
+        hold(subject, stack, None, 11)
+        first = refused_for(subject, clock.now + 1.4, "shared")
+        for _ in range(100):
+            refused_for(subject, clock.now + 0.05, "shared")
+        assert refused_for(subject, clock.now + 1.4, "shared") == pytest.approx(first + 0.1)
+
+
+def test_callers_are_promised_no_more_than_their_turns(clock: Clock) -> None:
+    """Alone, a key has half of a picture each 50 ms to promise; beside two others a third of it."""
+    apart = []
+    for others in ((), ("b", "c")):
+        subject = admission((1, 0.1), (8, 0.4))
+        with ExitStack() as stack:
+            for caller in ("a", *others):
+                hold(subject, stack, caller, 12)
+            told = [refused_for(subject, clock.now + 1.4, "a") for _ in range(2)]
+        apart.append(told[1] - told[0])
+    assert apart == pytest.approx([0.1, 0.3])
+
+
 def test_promises_are_told_apart_and_end() -> None:
     line = Comebacks()
-    assert not line.is_due(0.0)
-    told = [line.promise(10.0, apart_s=0.1, not_before=0.0) for _ in range(3)]
+    assert not line.keep(0.0)
+    told = [line.promise(9.0, 10.0, apart_s=0.1, not_before=0.0) for _ in range(3)]
     assert told == pytest.approx([10.0, 10.1, 10.2])
-    assert not line.is_due(9.9)
-    assert line.is_due(10.15)
-    line.keep()
-    assert line.is_due(10.15)
-    line.keep()
-    assert not line.is_due(10.15), "the third is not due yet"
-    assert line.is_due(10.25)
-    assert not line.is_due(20.0), "it never came"
+    assert not line.keep(9.9)
+    assert line.keep(10.15)
+    assert line.keep(10.15)
+    assert not line.keep(10.15), "the third is not due yet"
+    assert not line.keep(20.0), "it never came"
 
 
 def test_who_cannot_be_told_less_than_a_second_is_promised_the_second() -> None:
     line = Comebacks()
-    assert line.promise(10.0, apart_s=0.1, not_before=11.0) == 11.0
-    assert line.promise(10.0, apart_s=0.1, not_before=0.0) == pytest.approx(10.1)
-    assert line.is_due(10.2)
-    line.keep()
-    assert not line.is_due(10.9)
-    assert line.is_due(11.0)
+    assert line.promise(10.0, 10.0, apart_s=0.1, not_before=11.0) == 11.0
+    assert line.promise(10.0, 10.0, apart_s=0.1, not_before=0.0) == pytest.approx(10.1)
+    assert line.keep(10.2)
+    assert not line.keep(10.9)
+    assert line.keep(11.0)
 
 
 def test_a_full_line_promises_nothing_more() -> None:
     line = Comebacks()
-    told = [line.promise(0.0, apart_s=1.0, not_before=0.0) for _ in range(1000)]
+    told = [line.promise(0.0, 0.0, apart_s=1.0, not_before=0.0) for _ in range(1000)]
     assert told[:4] == [0.0, 1.0, 2.0, 3.0]
     assert set(told[4:]) == {3.0}
-    kept = 0
-    while line.is_due(3.1):
-        line.keep()
-        kept += 1
-    assert kept == 0, "those that were due long ago are gone, and none was promised the end"
+    assert not line.keep(3.0), "what was due long ago is gone, and nobody was promised the end"
+
+
+@pytest.mark.parametrize("apart_s", [0.0, 0.01])
+def test_promises_that_nobody_comes_for_are_forgotten(apart_s: float) -> None:
+    line = Comebacks()
+    for step in range(100_000):
+        line.promise(step / 1000, step / 1000 + 0.1, apart_s=apart_s, not_before=0.0)
+    assert len(line._promised) <= 4000, "a horizon of them, a millisecond apart"
 
 
 def test_places_are_shared_and_newcomers_find_one() -> None:

@@ -11,7 +11,7 @@ import pytest
 from numpy.typing import NDArray
 
 from predictor.errors import InternalError, NotReady
-from predictor.inference import batcher as batcher_module
+from predictor.inference import rooms
 from predictor.inference.batcher import Batcher
 from predictor.inference.engine import EngineInput, EngineLost, EngineOutOfMemory
 from tests.unit.gated_engine import (
@@ -139,7 +139,7 @@ async def test_no_memory_for_a_single_picture_is_overload(engine: Engine) -> Non
 async def test_batches_grow_again_after_memory_was_short(
     engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(batcher_module, "GROW_AFTER", 3)
+    monkeypatch.setattr(rooms, "GROW_AFTER", 3)
     engine.fits = 1
     async with running(engine, max_batch_size=4) as batcher:
         await numbers_of(await send(batcher, 1, 2, 3, 4))

@@ -1,0 +1,60 @@
+"""What `inference/resampling.py` relies on: the resizer reads and writes Pillow's own memory, and
+rounds as Pillow does.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from predictor.inference import resampling
+
+pytestmark = pytest.mark.skipif(
+    resampling.RESIZER == "pillow", reason="no build of cykooz-resizer for this machine"
+)
+
+
+def noise(width: int, height: int) -> Image.Image:
+    values = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    return Image.fromarray(values)
+
+
+@pytest.mark.parametrize("filter", ["bicubic", "bilinear", "lanczos"])
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ((640, 480), (224, 480)),
+        ((640, 480), (640, 224)),
+        ((97, 61), (224, 61)),
+        ((1, 1), (7, 1)),
+        ((3, 700), (3, 1)),
+        ((5000, 1100), (224, 1100)),  # Pillow keeps so large a picture in several blocks
+        ((1100, 5000), (1100, 224)),
+    ],
+    ids=str,
+)
+def test_one_pass_is_pillows(before: tuple[int, int], after: tuple[int, int], filter: str) -> None:
+    picture = noise(*before)
+    ours = resampling.resample(picture, after, (0, 0, *before), filter)
+    pillows = picture.resize(after, resampling.PILLOW[filter])
+    off = np.abs(np.asarray(ours).astype(int) - np.asarray(pillows))
+    assert off.max() <= 1
+    assert np.count_nonzero(off) <= 3 + 0.02 * off.size
+
+
+@pytest.mark.parametrize("edge", [1, 3, 7, 341, 455, 4804])
+def test_a_part_may_end_at_the_very_edge(edge: int) -> None:
+    """Its bounds are checked in floating point: a sum that is rounded up would be past the edge."""
+    picture = noise(61, 43)
+    for start in range(edge):
+        left, top = 61 * start / edge, 43 * start / edge
+        part = resampling.resample(picture, (5, 4), (left, top, 61.0, 43.0), "bicubic")
+        assert part.size == (5, 4)
+
+
+def test_the_picture_that_is_resized_stays_as_it_is() -> None:
+    picture = noise(64, 48)
+    before = picture.tobytes()
+    resampling.resample(picture, (32, 48), (0, 0, 64, 48), "bicubic")
+    assert picture.tobytes() == before
