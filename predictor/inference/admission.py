@@ -37,7 +37,7 @@ those who ask for the first time. `make bench` says how many of those who come b
 _SAFE_SHARE: Final = 0.5
 """How much of the time to its deadline a request may be expected to take. A longer queue answers
 no more pictures; it only answers them closer to where they are worth nothing."""
-_PROMISED_SHARE: Final = 0.7
+_PROMISED_SHARE: Final = 0.65
 """The same for a request whose time was promised: it goes in front of those that come unasked."""
 _AT_LEAST: Final = 1.5
 """What a request that was given up would have taken, in times of what it had."""
@@ -95,7 +95,7 @@ class Admission:
         caller: str | None = None,
         deadline: float | None = None,
         soonest_retry_s: float = _SOONEST_RETRY_S,
-    ) -> None:
+    ) -> bool:
         """Refuse a request, of which only the head is known, that could not be answered by
         `deadline` (`time.monotonic()`) even if it held one picture.
 
@@ -106,33 +106,45 @@ class Admission:
         Args:
             soonest_retry_s: the shortest time after which its protocol can tell it to retry.
 
+        Returns:
+            Whether it is let in because it was promised this moment; `enter` has to know.
+
         Raises:
             Overloaded: with the time after which a retry should succeed.
         """
         if deadline is None or self.inside == 0:
-            return
+            return False
         now = time.monotonic()
         remaining, takes = deadline - now, self._takes_s(1, caller)
         late = takes - self._of(remaining, _SAFE_SHARE)
         if late <= 0:
-            return
+            return False
         in_time = takes <= self._of(remaining, _PROMISED_SHARE)
         if not (in_time and self._comebacks[caller].keep(now)):
             raise self._would_be_late(late, 1, caller, remaining, soonest_retry_s)
+        return True
 
     @contextmanager
     def enter(
-        self, pictures: int, *, caller: str | None = None, deadline: float | None = None
+        self,
+        pictures: int,
+        *,
+        caller: str | None = None,
+        deadline: float | None = None,
+        promised: bool = False,
     ) -> Iterator[None]:
-        """Hold places for the pictures of one request: all of them, or none. Its head has passed
-        `check`, and keeps what it was promised there.
+        """Hold places for the pictures of one request: all of them, or none.
+
+        Args:
+            promised: what `check` said of its head.
 
         Raises:
             Overloaded: they would be late, or there is no room.
         """
         if deadline is not None and self.inside:
             remaining = deadline - time.monotonic()
-            late = self._takes_s(pictures, caller) - self._of(remaining, _PROMISED_SHARE)
+            share = _PROMISED_SHARE if promised else _SAFE_SHARE
+            late = self._takes_s(pictures, caller) - self._of(remaining, share)
             if late > 0:
                 raise self._would_be_late(late, pictures, caller, remaining)
         if not self._places.take(caller, pictures):

@@ -100,6 +100,7 @@ class Classifier:
         *,
         caller: str | None = None,
         deadline: float | None = None,
+        promised: bool = False,
         timeline: Timeline | None = None,
     ) -> list[Classification]:
         """Classify the pictures of one request, in order.
@@ -107,6 +108,7 @@ class Classifier:
         Args:
             caller: whose turns it uses; None where callers are not told apart.
             deadline: `time.monotonic()` after which nobody wants the answer.
+            promised: see `Admission.enter`.
             timeline: the request's, which learns where its time goes.
 
         Raises:
@@ -116,7 +118,7 @@ class Classifier:
         timeline = timeline or Timeline(time.monotonic())
         timeline.pictures = len(pictures)
         with observed(self._observer, len(pictures), deadline):
-            results = await self._classify(pictures, caller, deadline, timeline)
+            results = await self._classify(pictures, caller, deadline, timeline, promised=promised)
         self._observer.classified(results)
         return results
 
@@ -130,13 +132,15 @@ class Classifier:
         caller: str | None,
         deadline: float | None,
         timeline: Timeline,
+        *,
+        promised: bool,
     ) -> list[Classification]:
         now = time.monotonic()
         if deadline is not None and now >= deadline:
             raise DeadlineExceeded(EXPIRED)
         count, lane = len(pictures), caller or ""
         with (
-            self.admission.enter(count, caller=caller, deadline=deadline),
+            self.admission.enter(count, caller=caller, deadline=deadline, promised=promised),
             self._batcher.expect(count, caller=lane, deadline=deadline, timeline=timeline) as items,
         ):
             timeline.enter("decode", now)

@@ -27,6 +27,7 @@ class Call:
         counted_as: the metrics' `protocol` of a request for inference; None of others.
         accepted: it has shown its key, or needs none.
         deadline: `time.monotonic()` by which to answer, from when its head was accepted.
+        promised: it was refused before, and comes when it was told to.
         digests: SHA-256 of each picture.
     """
 
@@ -40,6 +41,7 @@ class Call:
     key_id: str | None = None
     accepted: bool = False
     deadline: float = 0.0
+    promised: bool = False
     allowance: Allowance | None = None
     model: ModelDescription | None = None
     digests: Sequence[str] = field(default_factory=list)

@@ -175,6 +175,7 @@ class RealFakeModel(kserve.Model):  # type: ignore[misc]  # kserve ships no type
             job.pictures,
             caller=payload.caller,
             deadline=payload.deadline,
+            promised=call.promised,
             timeline=call.timeline,
         )
         call.verdicts = [result.verdict for result in results]

@@ -130,7 +130,7 @@ class Policy:
             Overloaded: the answer would be late, or the caller's share of the places is taken.
         """
         if self.admission is not None:
-            self.admission.check(
+            call.promised = self.admission.check(
                 caller=call.key_id,
                 deadline=call.deadline,
                 soonest_retry_s=SOONEST_RETRY_S[call.protocol],

@@ -188,9 +188,11 @@ def test_who_comes_back_when_told_goes_in_front_of_who_comes_unasked(clock: Cloc
         wait_s = refused_for(subject, clock.now + 1.4)
         refused_for(subject, clock.now + 1.4)  # it is no use to ask again at once
         clock.now += wait_s
-        subject.check(deadline=clock.now + 1.4)
+        assert subject.check(deadline=clock.now + 1.4)
         refused_for(subject, clock.now + 1.4)  # one was promised this moment, and one came
-        stack.enter_context(subject.enter(1, deadline=clock.now + 1.4))
+        with pytest.raises(Overloaded):
+            stack.enter_context(subject.enter(1, deadline=clock.now + 1.4))
+        stack.enter_context(subject.enter(1, deadline=clock.now + 1.4, promised=True))
         assert subject.inside == 12
 
 
