@@ -124,6 +124,30 @@ class Admission:
             raise self._would_be_late(late, 1, caller, remaining, soonest_retry_s)
         return True
 
+    def check_again(
+        self,
+        pictures: int = 1,
+        *,
+        caller: str | None = None,
+        deadline: float | None = None,
+        promised: bool = False,
+    ) -> None:
+        """Refuse what has passed `check`, where others have come in since.
+
+        Args:
+            promised: what `check` said of its head.
+
+        Raises:
+            Overloaded: as `check`.
+        """
+        if deadline is None or self.inside == 0:
+            return
+        remaining = deadline - time.monotonic()
+        share = _PROMISED_SHARE if promised else _SAFE_SHARE
+        late = self._takes_s(pictures, caller) - self._of(remaining, share)
+        if late > 0:
+            raise self._would_be_late(late, pictures, caller, remaining)
+
     @contextmanager
     def enter(
         self,
@@ -141,12 +165,7 @@ class Admission:
         Raises:
             Overloaded: they would be late, or there is no room.
         """
-        if deadline is not None and self.inside:
-            remaining = deadline - time.monotonic()
-            share = _PROMISED_SHARE if promised else _SAFE_SHARE
-            late = self._takes_s(pictures, caller) - self._of(remaining, share)
-            if late > 0:
-                raise self._would_be_late(late, pictures, caller, remaining)
+        self.check_again(pictures, caller=caller, deadline=deadline, promised=promised)
         if not self._places.take(caller, pictures):
             raise Overloaded(
                 "too many pictures are waiting already; retry later",
@@ -195,9 +214,8 @@ class Admission:
         remaining: float,
         soonest_s: float = _ANY_PROTOCOLS_S,
     ) -> Overloaded:
-        alone = self._decode_s + self._forward.seconds(min(pictures, self._max_batch_size))
-        if alone > remaining:  # whenever it comes: it takes nobody's turn
-            retry_after_s = max(late * _SPREAD, soonest_s)
+        if self._alone_s(pictures) > remaining:  # whenever it comes: it takes nobody's turn
+            retry_after_s = max(_SOONEST_RETRY_S, late * _SPREAD, soonest_s)
         else:
             retry_after_s = self._retry_after_s(late, pictures, caller, soonest_s)
         return Overloaded(
@@ -254,6 +272,13 @@ class Admission:
         # What has been decoded already, and what is being decoded, no longer waits for its turn.
         begun = self.inside - undecoded + min(undecoded, self._decode_workers)
         return max(own + others, begun)
+
+    def _alone_s(self, pictures: int) -> float:
+        """Seconds to answer so many with nobody else inside."""
+        decoding = pictures * self._decode_s / self._decode_workers
+        in_lane = math.ceil(pictures / self._lanes)
+        batch = min(self._max_batch_size, in_lane)
+        return max(decoding, math.ceil(in_lane / batch) * self._forward.seconds(batch))
 
     def _cost_s(self, pictures: float, undecoded: int) -> float:
         """Seconds to answer so many pictures, decoding some while others are in a forward.

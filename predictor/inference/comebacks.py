@@ -42,7 +42,7 @@ class Comebacks:
         last = earliest + _HORIZON_S
         if turn >= last:  # the line is full
             return max(last, not_before)
-        self._next_free = turn + max(apart_s, _APART_S)
+        self._next_free = min(turn + max(apart_s, _APART_S), last)
         # The line does not move with it: what is before that moment is for who can be told.
         turn = max(turn, not_before)
         heapq.heappush(self._promised, turn)

@@ -129,22 +129,26 @@ class Policy:
         Raises:
             Overloaded: the answer would be late, or the caller's share of the places is taken.
         """
+        if not self._places.fit(call.key_id):
+            raise self._full()
         if self.admission is not None:
             call.promised = self.admission.check(
                 caller=call.key_id,
                 deadline=call.deadline,
                 soonest_retry_s=SOONEST_RETRY_S[call.protocol],
             )
-        if not self._places.fit(call.key_id):
-            raise self._full()
 
     @contextmanager
     def admit(self, call: Call) -> Iterator[None]:
         """Hold one of the `limits.max_in_flight` places for a request that has passed `check`.
 
         Raises:
-            Overloaded: others took them meanwhile.
+            Overloaded: others came in meanwhile.
         """
+        if self.admission is not None:
+            self.admission.check_again(
+                caller=call.key_id, deadline=call.deadline, promised=call.promised
+            )
         if not self._places.take(call.key_id):
             raise self._full()
         try:

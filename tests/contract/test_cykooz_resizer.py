@@ -4,6 +4,8 @@ rounds as Pillow does.
 
 from __future__ import annotations
 
+import platform
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -11,8 +13,32 @@ from PIL import Image
 from predictor.inference import resampling
 
 pytestmark = pytest.mark.skipif(
-    resampling.RESIZER == "pillow", reason="no build of cykooz-resizer for this machine"
+    platform.machine() != "x86_64", reason="cykooz-resizer has no build for this machine"
 )
+
+
+def test_it_is_what_resizes_here() -> None:
+    assert resampling.RESIZER == "cykooz-resizer"
+
+
+@pytest.mark.parametrize(
+    ("raised", "seen"),
+    [
+        (type("PanicException", (BaseException,), {}), RuntimeError),
+        (KeyboardInterrupt, KeyboardInterrupt),
+        (MemoryError, MemoryError),
+    ],
+)
+def test_a_panic_of_rusts_is_an_error_like_others(
+    raised: type[BaseException], seen: type[BaseException], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Resizer:
+        def resize_pil(self, *_: object) -> None:
+            raise raised
+
+    monkeypatch.setattr(resampling, "Resizer", Resizer)
+    with pytest.raises(seen):
+        resampling.resample(noise(8, 8), (4, 8), (0, 0, 8, 8), "bicubic")
 
 
 def noise(width: int, height: int) -> Image.Image:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from types import SimpleNamespace
 
 import pytest
@@ -210,7 +210,9 @@ def test_what_can_never_be_in_time_takes_no_turn_from_what_can(clock: Clock) -> 
         hold(subject, stack, None, 11)
         first = refused_for(subject, clock.now + 1.4, "shared")
         for _ in range(100):
-            refused_for(subject, clock.now + 0.05, "shared")
+            assert refused_for(subject, clock.now + 0.05, "shared") >= 0.05
+        with pytest.raises(Overloaded):  # thirty-two pictures take 1.6 s
+            stack.enter_context(subject.enter(32, caller="shared", deadline=clock.now + 1.5))
         assert refused_for(subject, clock.now + 1.4, "shared") == pytest.approx(first + 0.1)
 
 
@@ -254,6 +256,43 @@ def test_a_full_line_promises_nothing_more() -> None:
     assert told[:4] == [0.0, 1.0, 2.0, 3.0]
     assert set(told[4:]) == {3.0}
     assert not line.keep(3.0), "what was due long ago is gone, and nobody was promised the end"
+
+
+def test_one_large_request_does_not_fill_the_line_for_long() -> None:
+    line = Comebacks()
+    line.promise(0.0, 0.0, apart_s=60.0, not_before=0.0)
+    assert line.promise(3.0, 3.0, apart_s=0.1, not_before=0.0) == 3.0
+
+
+def test_promises_are_a_millisecond_apart_before_any_cost_is_known() -> None:
+    line = Comebacks()
+    for _ in range(10_000):
+        line.promise(0.0, 0.0, apart_s=0.0, not_before=0.0)
+    assert len(line._promised) <= 3001
+
+
+def test_of_a_burst_no_more_get_in_than_one_by_one(clock: Clock) -> None:
+    """All of their heads are judged before the first has come in."""
+    deadline = clock.now + 1.75
+
+    def admit(subject: Admission, stack: ExitStack) -> None:
+        subject.check_again(deadline=deadline)
+        stack.enter_context(subject.enter(1, deadline=deadline))
+
+    def come_in(*, burst: bool) -> int:
+        subject = admission((1, 0.1), (8, 0.4))
+        with ExitStack() as stack:
+            hold(subject, stack, None, 8)
+            for _ in range(40 if burst else 0):
+                subject.check(deadline=deadline)
+            with suppress(Overloaded):
+                for _ in range(40):
+                    if not burst:
+                        subject.check(deadline=deadline)
+                    admit(subject, stack)
+            return subject.inside
+
+    assert 8 < come_in(burst=True) == come_in(burst=False) < 48
 
 
 @pytest.mark.parametrize("apart_s", [0.0, 0.01])
