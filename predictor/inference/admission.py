@@ -29,7 +29,7 @@ _ERROR_BOUNDS: Final = (0.25, 4.0)
 _TELLING_S: Final = 0.005
 """Shorter expectations are not learned from: scheduling noise is as long."""
 _SOONEST_RETRY_S: Final = 0.05
-_ANY_PROTOCOLS_S: Final = 1.0
+_SOONEST_BY_ANY_PROTOCOL_S: Final = 1.0
 """The same where it is not known which protocol will tell it: HTTP's `Retry-After` has seconds."""
 _COMEBACK_SHARE: Final = 0.5
 """How much of what is answered is promised to refused requests that come back; the rest is for
@@ -116,10 +116,10 @@ class Admission:
             return False
         now = time.monotonic()
         remaining, takes = deadline - now, self._takes_s(1, caller)
-        late = takes - self._of(remaining, _SAFE_SHARE)
+        late = takes - self._allowed_s(remaining, _SAFE_SHARE)
         if late <= 0:
             return False
-        in_time = takes <= self._of(remaining, _PROMISED_SHARE)
+        in_time = takes <= self._allowed_s(remaining, _PROMISED_SHARE)
         if not (in_time and self._comebacks[caller].keep(now)):
             raise self._would_be_late(late, 1, caller, remaining, soonest_retry_s)
         return True
@@ -144,7 +144,7 @@ class Admission:
             return
         remaining = deadline - time.monotonic()
         share = _PROMISED_SHARE if promised else _SAFE_SHARE
-        late = self._takes_s(pictures, caller) - self._of(remaining, share)
+        late = self._takes_s(pictures, caller) - self._allowed_s(remaining, share)
         if late > 0:
             raise self._would_be_late(late, pictures, caller, remaining)
 
@@ -202,8 +202,8 @@ class Admission:
         """Seconds an answer is expected to take, for the sake of deciding about it."""
         return self._bare_s(pictures, caller) * (1.0 if self._has_idle else self._error)
 
-    def _of(self, remaining: float, share: float) -> float:
-        """What of the remaining seconds it may take."""
+    def _allowed_s(self, remaining: float, share: float) -> float:
+        """How much of the remaining seconds an answer may be expected to take."""
         return remaining if self._has_idle else share * remaining
 
     def _would_be_late(
@@ -212,9 +212,10 @@ class Admission:
         pictures: int,
         caller: str | None,
         remaining: float,
-        soonest_s: float = _ANY_PROTOCOLS_S,
+        soonest_s: float = _SOONEST_BY_ANY_PROTOCOL_S,
     ) -> Overloaded:
-        if self._alone_s(pictures) > remaining:  # whenever it comes: it takes nobody's turn
+        alone = self._cost_s(pictures, undecoded=self.inside)  # as if nothing inside were decoded
+        if alone > remaining:  # whenever it comes: it takes nobody's turn
             retry_after_s = max(_SOONEST_RETRY_S, late * _SPREAD, soonest_s)
         else:
             retry_after_s = self._retry_after_s(late, pictures, caller, soonest_s)
@@ -229,7 +230,7 @@ class Admission:
         seconds: float,
         pictures: int,
         caller: str | None,
-        soonest_s: float = _ANY_PROTOCOLS_S,
+        soonest_s: float = _SOONEST_BY_ANY_PROTOCOL_S,
     ) -> float:
         now = time.monotonic()
         turn = self._comebacks[caller].promise(
@@ -272,13 +273,6 @@ class Admission:
         # What has been decoded already, and what is being decoded, no longer waits for its turn.
         begun = self.inside - undecoded + min(undecoded, self._decode_workers)
         return max(own + others, begun)
-
-    def _alone_s(self, pictures: int) -> float:
-        """Seconds to answer so many with nobody else inside."""
-        decoding = pictures * self._decode_s / self._decode_workers
-        in_lane = math.ceil(pictures / self._lanes)
-        batch = min(self._max_batch_size, in_lane)
-        return max(decoding, math.ceil(in_lane / batch) * self._forward.seconds(batch))
 
     def _cost_s(self, pictures: float, undecoded: int) -> float:
         """Seconds to answer so many pictures, decoding some while others are in a forward.

@@ -46,14 +46,18 @@ little. With the others a pixel falls out or another comes in; and with Pillow's
 that is just between two is rounded the other way, and there are many."""
 
 
-def resample(image: Image.Image, size: tuple[int, int], box: Box, filter: str) -> Image.Image:
-    """Resize the part of an RGB picture that is in `box` to `size` (width, height)."""
+def resample(image: Image.Image, size: tuple[int, int], box: Box, how: str) -> Image.Image:
+    """Resize the part of an RGB picture that is in `box` to `size` (width, height).
+
+    Args:
+        how: a filter of `PILLOW`.
+    """
     left, top, right, bottom = box
-    if filter not in _simd:
-        return _by_pillow(image, size, box, filter)
+    if how not in _simd:
+        return _by_pillow(image, size, box, how)
     result = Image.new("RGB", size)
     part = CropBox(left, top, _extent(left, right, image.width), _extent(top, bottom, image.height))
-    options = ResizeOptions(resize_alg=_simd[filter], crop_box=part)
+    options = ResizeOptions(resize_alg=_simd[how], crop_box=part)
     try:
         Resizer().resize_pil(image, result, options)  # one may not be shared between threads
     except Exception:
@@ -65,7 +69,7 @@ def resample(image: Image.Image, size: tuple[int, int], box: Box, filter: str) -
     return result
 
 
-def _by_pillow(image: Image.Image, size: tuple[int, int], box: Box, filter: str) -> Image.Image:
+def _by_pillow(image: Image.Image, size: tuple[int, int], box: Box, how: str) -> Image.Image:
     """Where an axis is only cut, that comes first: Pillow would pass over it as well."""
     left, top, right, bottom = box
     if right - left == size[0]:
@@ -74,7 +78,7 @@ def _by_pillow(image: Image.Image, size: tuple[int, int], box: Box, filter: str)
     elif bottom - top == size[1]:
         image = image.crop((0, int(top), image.width, int(bottom)))
         box = (left, 0, right, size[1])
-    return image.resize(size, PILLOW[filter], box)
+    return image.resize(size, PILLOW[how], box)
 
 
 def _extent(start: float, end: float, most: int) -> float:

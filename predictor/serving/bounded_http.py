@@ -48,7 +48,8 @@ class BoundedHttp(HttpToolsProtocol):
     def __init__(self, shared: Connections, **options: Any) -> None:
         super().__init__(**options)
         self.logger = _uvicorn_log
-        self.parser: RequestParser = RequestParser(self)  # type: ignore[assignment]  # all of it that is used
+        # uvicorn declares httptools' class; ours has the methods that it calls.
+        self.parser: RequestParser = RequestParser(self)  # type: ignore[assignment]  # see above
         self._shared = shared
         self._limits = shared.limits
         self._refusal: WireError | None = None

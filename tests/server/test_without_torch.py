@@ -18,6 +18,7 @@ from safetensors.numpy import load_file, save_file
 from predictor.bundle.files import GOLDEN, GRAPH, REALFAKE, WEIGHTS, sha256
 from predictor.bundle.manifest import read_manifest
 from predictor.bundle.reference import FEWEST_PICTURES
+from predictor.inference.resampling import RESIZER
 from tests.server import cpu_environment
 from tests.server.process import BUNDLE, ServerProcess
 from tests.server.scrape import scrape
@@ -103,6 +104,7 @@ def test_every_route_answers_as_with_torch_at_hand(
 def test_the_pinned_bundle_serves_on_onnx_with_its_reference(served: ServerProcess) -> None:
     ready = served.wait_for_log("ready")
     assert (ready["engine"], ready["device"], ready["digest"]) == ("onnx", "cpu", DIGEST)
+    assert ready["resizer"] == RESIZER
     assert scrape(served).value("inference_fake_probability_reference", le="0.5") > 0
 
 
