@@ -16,9 +16,10 @@ from collections import defaultdict
 from hack.load.pictures import photo
 from hack.load.process_tree import ProcessTree
 from predictor.bundle.manifest import Preprocessing
-from predictor.inference.decode_pool import DecodePool, ThreadWorker
+from predictor.inference.decode_pool import DecodePool
 from predictor.inference.decode_process import ProcessDecodePool
-from predictor.inference.decode_worker import Terms
+from predictor.inference.decode_threads import ThreadDecodePool
+from predictor.inference.decode_wire import Terms
 from predictor.inference.decoding import DecodeLimits, decode
 from predictor.inference.pictures import EncodedImage
 
@@ -62,9 +63,7 @@ async def main() -> None:
     arguments = parser.parse_args()
     terms = Terms(decode, PREPROCESSING, LIMITS, 10.0, 512 * 1024 * 1024)
     pools: dict[str, DecodePool] = {
-        "thread": DecodePool(
-            [ThreadWorker(PREPROCESSING, LIMITS) for _ in range(arguments.workers)]
-        ),
+        "thread": ThreadDecodePool(PREPROCESSING, LIMITS, workers=arguments.workers),
         "process": ProcessDecodePool(terms, workers=arguments.workers),
     }
     for name, (width, height, quality) in SIZES.items():
@@ -85,6 +84,7 @@ async def main() -> None:
             )
     for pool in pools.values():
         pool.close()
+        await pool.wait_closed()
 
 
 if __name__ == "__main__":

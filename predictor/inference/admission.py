@@ -9,21 +9,20 @@ forwards have cost lately, times how far off such expectations have been; it als
 from __future__ import annotations
 
 import asyncio
-import math
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Final
 
 from predictor.errors import DeadlineExceeded, Overloaded
 from predictor.inference.comebacks import Comebacks
-from predictor.inference.cost import CostCurve
+from predictor.inference.costs import Costs
 from predictor.inference.delivery import is_late
 from predictor.inference.places import Places
 
 _MEMORY: Final = 0.05
-"""Weight of the newest picture in the means: the last sixty count for 95 %."""
+"""Weight of the newest answer in what expectations were off by: the last sixty count for 95 %."""
 _ERROR_BOUNDS: Final = (0.25, 4.0)
 """Farthest that one answer may say the expectation was off: a stall is not the rule."""
 _TELLING_S: Final = 0.005
@@ -49,34 +48,21 @@ class Admission:
     """Counts pictures from admission to answer. Lives on one event loop, like its callers.
 
     Args:
-        forward: what forwards cost.
-        decode_workers: pictures decoded at once.
-        undecoded: how many pictures wait to be decoded, or are being decoded.
-        lanes: forwards at once.
-        max_batch_size: most pictures in one forward.
+        costs: what answers cost.
         max_pictures: most pictures inside; shared between callers (`Places`).
         weights: turns by caller; see `FairQueue`.
     """
 
     def __init__(
         self,
-        forward: CostCurve,
+        costs: Costs,
         *,
-        decode_workers: int,
-        undecoded: Callable[[], int],
-        lanes: int = 1,
-        max_batch_size: int,
         max_pictures: int,
         weights: Mapping[str, int] | None = None,
     ) -> None:
-        self._forward = forward
-        self._decode_workers = decode_workers
-        self._lanes = lanes
-        self._max_batch_size = max_batch_size
+        self._costs = costs
         self._weights = weights or {}
         self._places = Places(max_pictures)
-        self._undecoded = undecoded
-        self._decode_s = 0.0
         self._error = 1.0
         self._comebacks: defaultdict[str | None, Comebacks] = defaultdict(Comebacks)
 
@@ -172,7 +158,7 @@ class Admission:
                 retry_after_s=self._retry_after_s(self.expected_s(pictures), pictures, caller),
                 reason="pictures",
             )
-        undecoded = self._undecoded() + pictures  # these are not in the pool yet
+        undecoded = self._costs.undecoded() + pictures  # these are not in the pool yet
         expected = self._cost_s(self._ahead_of(caller, 0, undecoded), undecoded)
         arrived = time.monotonic()
         try:
@@ -187,16 +173,10 @@ class Admission:
         finally:
             self._places.give_back(caller, pictures)
 
-    def decode_took(self, seconds: float) -> None:
-        """Learn from one picture decoded. From any thread; of two at once, one may be lost."""
-        if self._decode_s == 0.0:
-            self._decode_s = seconds
-        self._decode_s += _MEMORY * (seconds - self._decode_s)
-
     @property
     def _has_idle(self) -> bool:
         """Whether a decoder or a lane has nothing to do."""
-        return self.inside < self._lanes + self._decode_workers
+        return self.inside < self._costs.at_once
 
     def _takes_s(self, pictures: int, caller: str | None) -> float:
         """Seconds an answer is expected to take, for the sake of deciding about it."""
@@ -236,7 +216,7 @@ class Admission:
         turn = self._comebacks[caller].promise(
             now,
             now + max(_SOONEST_RETRY_S, seconds * _SPREAD),
-            apart_s=pictures * self._pace_s() / (_COMEBACK_SHARE * self._share_of(caller)),
+            apart_s=pictures * self._costs.pace_s() / (_COMEBACK_SHARE * self._share_of(caller)),
             not_before=now + soonest_s,
         )
         return turn - now
@@ -249,14 +229,8 @@ class Admission:
         own = weights[caller] = self._weights.get(caller, 1)
         return own / sum(weights.values())
 
-    def _pace_s(self) -> float:
-        """Seconds between two answers while there is always more to do."""
-        batch = self._max_batch_size
-        forward = self._forward.seconds(batch) / batch / self._lanes
-        return max(forward, self._decode_s / self._decode_workers)
-
     def _bare_s(self, pictures: int, caller: str | None) -> float:
-        undecoded = self._undecoded()
+        undecoded = self._costs.undecoded()
         return self._cost_s(self._ahead_of(caller, pictures, undecoded) + pictures, undecoded)
 
     def _ahead_of(self, caller: str | None, pictures: int, undecoded: int) -> float:
@@ -271,20 +245,12 @@ class Admission:
             if name != caller
         )
         # What has been decoded already, and what is being decoded, no longer waits for its turn.
-        begun = self.inside - undecoded + min(undecoded, self._decode_workers)
+        begun = self.inside - undecoded + min(undecoded, self._costs.decoders)
         return max(own + others, begun)
 
     def _cost_s(self, pictures: float, undecoded: int) -> float:
-        """Seconds to answer so many pictures, decoding some while others are in a forward.
-
-        The slower of the two sets the pace; the first picture (or the last) passes both.
-        """
-        to_decode = max(0.0, pictures - (self.inside - undecoded))
-        decoding = to_decode * self._decode_s / self._decode_workers
-        in_lane = math.ceil(pictures / self._lanes)
-        batch = max(1, min(self._max_batch_size, in_lane))
-        forwards = math.ceil(in_lane / batch) * self._forward.seconds(batch)
-        return max(decoding, forwards) + min(self._decode_s, self._forward.seconds(1))
+        """Seconds to answer so many pictures, when so many of those inside are not decoded."""
+        return self._costs.seconds(pictures, self.inside - undecoded)
 
     def _learn(self, expected: float, took: float) -> None:
         if expected < _TELLING_S:

@@ -20,8 +20,8 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from contextvars import copy_context
 from dataclasses import dataclass, field
+from operator import attrgetter
 from typing import Any
 
 import numpy as np
@@ -31,10 +31,9 @@ from predictor.inference.cost import CostCurve
 from predictor.inference.delivery import (
     Item,
     Outcome,
+    Passed,
     deliver,
-    expire,
-    let_go,
-    note_passage,
+    on_their_way,
     outcomes_of,
 )
 from predictor.inference.engine import Engine, EngineInput, EngineLost, EngineOutOfMemory
@@ -47,6 +46,13 @@ from predictor.inference.timeline import Timeline
 log = logging.getLogger("predictor.batcher")
 
 STOPPED = "the server is stopping; retry on another replica"
+
+
+_PASSED: Passed = (
+    ("queue", attrgetter("arrived")),
+    ("forward", attrgetter("taken")),
+    ("encode", attrgetter("answered")),
+)
 
 
 @dataclass(slots=True)
@@ -150,29 +156,16 @@ class Batcher:
         Raises:
             NotReady: the batcher is stopped.
         """
-        loop = asyncio.get_running_loop()
-        now = time.monotonic()
-        timeline = timeline or Timeline(now)
-        items = [
-            # A context each: two lanes cannot be in one at the same time.
-            Item(caller, deadline, loop, loop.create_future(), timeline, copy_context())
-            for _ in range(count)
-        ]
         with self._condition:
             if self._stopping or self._failed:
                 raise NotReady(STOPPED)
             self._expected += count
-        timer = None
-        if deadline is not None:
-            timer = loop.call_at(loop.time() + deadline - now, expire, items)
-        try:
-            yield items
-        finally:
-            if timer is not None:
-                timer.cancel()
-            self._forget(items)
-            let_go(items)
-            note_passage(items, timeline)
+        timeline = timeline or Timeline(time.monotonic())
+        with on_their_way(count, caller, deadline, timeline, _PASSED) as items:
+            try:
+                yield items
+            finally:
+                self._forget(items)
 
     def put(self, item: Item, array: EngineInput) -> None:
         """Queue an expected picture, uint8 (H, W, 3) or float32 (3, H, W). From any thread."""

@@ -4,29 +4,28 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 
 from predictor.bundle.manifest import Manifest, read_golden_vectors, read_manifest
 from predictor.bundle.verdicts import softmax
-from predictor.errors import (
-    BundleError,
-    DeadlineExceeded,
-    SettingsError,
-)
+from predictor.errors import BundleError, SettingsError
 from predictor.inference.admission import Admission
 from predictor.inference.batcher import Batcher
-from predictor.inference.decode_modes import open_pool
-from predictor.inference.decode_pool import DecodePool, Job, Prepared
-from predictor.inference.decode_worker import Decoder
+from predictor.inference.decode_modes import open_lanes, open_pool
+from predictor.inference.decode_pool import refuse_expired
+from predictor.inference.decode_wire import Decoder
 from predictor.inference.decoding import decode
-from predictor.inference.delivery import EXPIRED, Item, answers_of
-from predictor.inference.engine import Engine, EngineOutOfMemory
-from predictor.inference.engines import make_engine
+from predictor.inference.delivery import answers_of
+from predictor.inference.engine import Engine, EngineOutOfMemory, Forwards
+from predictor.inference.engines import make_engine, runs_in_lanes
+from predictor.inference.lanes import LanePipeline
 from predictor.inference.observer import Observer, Observers, observed
+from predictor.inference.onnx_engine import OnnxEngine
 from predictor.inference.pictures import Classification, Picture
+from predictor.inference.pipeline import Pipeline
+from predictor.inference.staged import StagedPipeline
 from predictor.inference.timeline import Timeline
 from predictor.settings import Settings
 
@@ -35,64 +34,22 @@ class Classifier:
     """What is served, whoever asks.
 
     Args:
-        pool: decodes; closed with the classifier.
+        pipeline: closed with the classifier.
         max_pictures: most pictures admitted and not yet answered; one more is refused.
-        weights: turns by caller, in decoding and in the batcher; see `FairQueue`.
+        weights: turns by caller; see `FairQueue`.
     """
 
     def __init__(
         self,
         manifest: Manifest,
-        batcher: Batcher,
-        pool: DecodePool,
+        pipeline: Pipeline,
         *,
         max_pictures: int = 256,
         weights: Mapping[str, int] | None = None,
     ) -> None:
         self.manifest = manifest
-        self._batcher = batcher
-        self._pool = pool
-        self._observer = Observer()
-        self.admission = Admission(
-            batcher.cost,
-            decode_workers=pool.workers,
-            undecoded=lambda: pool.backlog,
-            lanes=batcher.engine.lanes,
-            max_batch_size=batcher.max_batch_size,
-            max_pictures=max_pictures,
-            weights=weights,
-        )
-
-    @property
-    def engine_name(self) -> str:
-        return self._batcher.engine.name
-
-    @property
-    def device(self) -> str:
-        return self._batcher.engine.device
-
-    @property
-    def gpu(self) -> str | None:
-        """UUID of the GPU, as CUDA gives it; None on a CPU."""
-        return self._batcher.engine.gpu
-
-    @property
-    def healthy(self) -> bool:
-        return self._batcher.healthy and self.decodes
-
-    @property
-    def decodes(self) -> bool:
-        """False once no decoder can be started any more."""
-        return self._pool.healthy
-
-    @property
-    def queue_depth(self) -> int:
-        return self._batcher.queue_depth
-
-    @property
-    def longest_forward_s(self) -> float:
-        """Seconds since the oldest forward that still runs began; 0 when none runs."""
-        return self._batcher.longest_forward_s
+        self.pipeline = pipeline
+        self.admission = Admission(pipeline.costs, max_pictures=max_pictures, weights=weights)
 
     async def classify(
         self,
@@ -117,14 +74,15 @@ class Classifier:
         """
         timeline = timeline or Timeline(time.monotonic())
         timeline.pictures = len(pictures)
-        with observed(self._observer, len(pictures), deadline):
+        observer = self.pipeline.observer
+        with observed(observer, len(pictures), deadline):
             results = await self._classify(pictures, caller, deadline, timeline, promised=promised)
-        self._observer.classified(results)
+        observer.classified(results)
         return results
 
     def observe(self, *observers: Observer) -> None:
         """Tell `observers` from now on what happens to pictures."""
-        self._observer = self._batcher.observer = Observers(observers)
+        self.pipeline.observer = Observers(observers)
 
     async def _classify(
         self,
@@ -135,43 +93,20 @@ class Classifier:
         *,
         promised: bool,
     ) -> list[Classification]:
-        now = time.monotonic()
-        if deadline is not None and now >= deadline:
-            raise DeadlineExceeded(EXPIRED)
-        count, lane = len(pictures), caller or ""
+        refuse_expired(deadline)
         with (
-            self.admission.enter(count, caller=caller, deadline=deadline, promised=promised),
-            self._batcher.expect(count, caller=lane, deadline=deadline, timeline=timeline) as items,
+            self.admission.enter(
+                len(pictures), caller=caller, deadline=deadline, promised=promised
+            ),
+            self.pipeline.run(
+                pictures, caller=caller or "", deadline=deadline, timeline=timeline
+            ) as items,
         ):
-            timeline.enter("decode", now)
-            jobs = [
-                Job(picture, deadline, item.future, item.context, partial(self._decoded, item))
-                for picture, item in zip(pictures, items, strict=True)
-            ]
-            self._pool.submit(lane, jobs)
-            try:
-                return [self._answer(row) for row in await answers_of(items)]
-            finally:
-                if any(item.announced for item in items):
-                    self._pool.withdraw(jobs)
-
-    def _decoded(self, item: Item, outcome: Prepared | BaseException) -> None:
-        """In the thread that decoded."""
-        if not isinstance(outcome, Prepared):
-            self._batcher.fail(item, outcome)
-            return
-        self._batcher.put(item, outcome.crop)
-        self.admission.decode_took(outcome.took_s)
-        self._observer.decoded(outcome.took_s)
-
-    def abandon(self) -> None:
-        """Fail what waits for a device that will not answer any more."""
-        self._batcher.abandon()
+            return [self._answer(row) for row in await answers_of(items)]
 
     async def close(self) -> None:
-        """End the pool and the device thread; what still waits gets NotReady."""
-        self._pool.close()
-        await self._batcher.stop()
+        """Close the pipeline; what still waits gets NotReady."""
+        await self.pipeline.close()
 
     def _answer(self, logits: NDArray[np.float32]) -> Classification:
         probabilities = softmax(logits, self.manifest.temperature)
@@ -193,6 +128,8 @@ def load_classifier(settings: Settings) -> Classifier:
             f"model.digest: the bundle's is {manifest.digest}; name that one if it is the bundle "
             "you want, or fetch the one you do"
         )
+    if runs_in_lanes(manifest, settings):
+        return _serving(manifest, _open_lanes(manifest, settings), settings)
     engine = make_engine(manifest, settings.model)
     largest = _largest_batch(engine, settings)
     try:
@@ -214,22 +151,30 @@ def build_classifier(
     Raises:
         StartupError: the decoder processes do not start.
     """
-    batching = settings.batching
     pool = open_pool(settings, manifest.preprocessing, decoder)
     batcher = Batcher(
         engine,
         max_batch_size=_largest_batch(engine, settings),
-        max_wait_s=batching.max_wait_ms / 1000,
-        weights=batching.weights,
+        max_wait_s=settings.batching.max_wait_ms / 1000,
+        weights=settings.batching.weights,
     )
     batcher.start()
-    return Classifier(
-        manifest,
-        batcher,
-        pool,
-        max_pictures=batching.max_queue,
-        weights=batching.weights,
-    )
+    return _serving(manifest, StagedPipeline(pool, batcher), settings)
+
+
+def _open_lanes(manifest: Manifest, settings: Settings) -> LanePipeline:
+    pool = open_lanes(settings, manifest)
+    try:
+        replay(manifest, pool, OnnxEngine.tolerance)
+    except BaseException:
+        pool.close()
+        raise
+    return LanePipeline(pool)
+
+
+def _serving(manifest: Manifest, pipeline: Pipeline, settings: Settings) -> Classifier:
+    batching = settings.batching
+    return Classifier(manifest, pipeline, max_pictures=batching.max_queue, weights=batching.weights)
 
 
 def _largest_batch(engine: Engine, settings: Settings) -> int:
@@ -245,7 +190,7 @@ def batch_sizes(largest: int) -> list[int]:
     return sizes if largest == 1 else [*sizes, largest]
 
 
-def replay(manifest: Manifest, engine: Engine, tolerance: float) -> float:
+def replay(manifest: Manifest, network: Forwards, tolerance: float) -> float:
     """Answer the golden vectors; return the largest difference of a probability.
 
     Raises:
@@ -254,9 +199,9 @@ def replay(manifest: Manifest, engine: Engine, tolerance: float) -> float:
     golden = read_golden_vectors(manifest)
     if golden is None:
         return 0.0
-    step = engine.largest_batch or len(golden.pixels)
+    step = network.largest_batch or len(golden.pixels)
     logits = [
-        engine.forward(golden.pixels[start : start + step])
+        network.forward(golden.pixels[start : start + step])
         for start in range(0, len(golden.pixels), step)
     ]
     answers = softmax(np.concatenate(logits), manifest.temperature)

@@ -3,61 +3,36 @@
 from __future__ import annotations
 
 import logging
+import mmap
 import os
 import pickle
-import signal
 import socket
-import struct
 import subprocess
 import sys
 import threading
 import time
-from typing import Final, NoReturn
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from predictor.errors import (
-    DeadlineExceeded,
-    InternalError,
-    InvalidImage,
-    Overloaded,
-    WireError,
-)
-from predictor.inference.decode_worker import (
-    BROKEN,
-    OUT_OF_MEMORY,
-    PING,
-    PIXELS,
-    REFUSALS,
+from predictor.errors import BundleError
+from predictor.inference.decode_wire import (
+    DONE,
+    GROUP,
+    MAX_TEXT,
+    READY,
     REPLY,
-    REQUEST,
     STATUS,
     Terms,
+    crop_request,
 )
-from predictor.inference.delivery import EXPIRED
+from predictor.inference.engine import EngineInput
 
 log = logging.getLogger("predictor.decoding")
 
 START_S: Final = 60.0
 """A new decoder answers by then; the nursery's first one has its imports to wait for."""
-HANG_S: Final = 60.0
-"""Longest wait for one picture whose request names no deadline."""
-WORTH_KILLING_S: Final = 0.1
-"""A decoder whose request expired is left this long to finish: ending it sooner would let callers
-with short deadlines spend our processes at less than they cost."""
-MAX_TEXT: Final = 4096
-CRASHES: Final = {
-    *(signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGTRAP),
-    *(signal.SIGABRT, signal.SIGSYS),
-}
-"""Signals that a process brings on itself. Any other comes from outside, whatever the picture."""
-SIGNAL_NAMES: Final[dict[int | None, str]] = {-each: each.name for each in signal.Signals}
-"""By exit code."""
-ENDED: Final = "the decoder was ended before the picture was decoded; retry later"
-PIECE: Final = 64 * 1024
-TIMEVAL: Final = struct.Struct("@ll")
-"""The kernel's `struct timeval`: seconds and microseconds; zero would be no timeout."""
 
 
 class Nursery:
@@ -78,20 +53,29 @@ class Nursery:
         self.failing_s = 0.0
 
     def start_decoder(self) -> DecoderProcess:
-        """Raises OSError: the nursery cannot be started, or its decoder does not answer."""
+        """Start one, and wait until it serves.
+
+        Raises:
+            BundleError: the network cannot be loaded.
+            OSError: the nursery cannot be started, or its decoder does not answer.
+        """
         control, their_control = socket.socketpair()
         work, their_work = socket.socketpair()
-        decoder = DecoderProcess(work, control, self._terms)
+        shared = os.memfd_create("progress")
+        os.ftruncate(shared, 1)
+        decoder = DecoderProcess(work, control, mmap.mmap(shared, 1))
         try:
             with their_control, their_work:
-                self._hand_over([their_control.fileno(), their_work.fileno()])
+                self._hand_over([their_control.fileno(), their_work.fileno(), shared])
             decoder.ping()
-        except OSError:
+        except (OSError, BundleError):
             decoder.close()
             now = time.monotonic()
             first = self._first_failure = self._first_failure or now
             self.failing_s = now - first
             raise
+        finally:
+            os.close(shared)
         self._first_failure, self.failing_s = None, 0.0
         return decoder
 
@@ -142,33 +126,32 @@ class Nursery:
                 # Out of reach of a terminal's Ctrl-C: the server stops first, and in order.
                 start_new_session=True,
             )
-        ours.sendall(pickle.dumps(self._terms))
+        try:
+            ours.settimeout(START_S)
+            ours.sendall(pickle.dumps(self._terms))
+            answer = ours.recv(MAX_TEXT)
+        except OSError:
+            ours.close()
+            raise
+        if answer != READY:
+            ours.close()
+            if answer:
+                raise BundleError(answer.decode(errors="replace"))
+            raise ConnectionError("it ended before it was ready")
         return ours
 
 
-class EndedIdle(Overloaded):
-    """The decoder was gone before it was given the picture; another one may decode it."""
-
-    def __init__(self) -> None:
-        super().__init__(ENDED, reason="decoder")
-
-
 class DecoderProcess:
-    """One decoder process, as its worker thread sees it.
-
-    Its sockets wait by the kernel's own timeouts. With Python's each call would be two, and each
-    call gives up the GIL and has to get it back: here three do for a picture.
+    """One decoder process, by itself: who has it talks to it over `work`.
 
     Attributes:
-        usable: False once it has died, was given up, or answered what it should not.
+        progress: one byte, which of its group's pictures it is decoding.
     """
 
-    def __init__(self, work: socket.socket, control: socket.socket, terms: Terms) -> None:
-        self.usable = True
-        self.served = 0
-        self._work = work
+    def __init__(self, work: socket.socket, control: socket.socket, progress: mmap.mmap) -> None:
+        self.work = work
+        self.progress = progress
         self._control = control
-        self._terms = terms
 
     def ping(self) -> None:
         """Wait until it serves.
@@ -176,62 +159,46 @@ class DecoderProcess:
         Raises:
             OSError: it does not.
         """
-        end = time.monotonic() + START_S
-        self._wait_until(end)
-        self._work.sendall(REQUEST.pack(PING))
-        if self._reply(end) != (PIXELS, 0):
-            raise ConnectionError("not the answer of a decoder")
+        self.work.settimeout(START_S)
+        self.work.sendall(GROUP.pack(0, 0.0, 0.0))
+        self._result()
 
-    def decode(self, data: bytes | memoryview, deadline: float | None) -> NDArray[np.uint8]:
-        """Decode one picture.
+    def forward(self, batch: EngineInput) -> NDArray[np.float32]:
+        """Run the network on one picture, before anybody else asks.
+
+        Args:
+            batch: see `Engine.forward`; of one picture.
 
         Raises:
-            WireError: of the picture, or of what it did to its decoder.
-            EndedIdle: it had ended before.
+            OSError: it has ended, or cannot.
         """
-        now = time.monotonic()
-        end = now + HANG_S if deadline is None else max(deadline, now + WORTH_KILLING_S)
-        self.served += 1
-        try:
-            self._wait_until(end)
-            self._send(data, end)
-            kind, size = self._reply(end)
-            if kind == PIXELS:
-                height, width = self._terms.preprocessing.input_size
-                pixels = np.empty((height, width, 3), dtype=np.uint8)
-                if size == pixels.nbytes:
-                    self._fill(pixels.data.cast("B"), end)
-                    return pixels
-            text = bytearray(min(size, MAX_TEXT))
-            self._fill(memoryview(text), end)
-        except (BlockingIOError, TimeoutError):  # the first is the kernel's
-            self.usable = False
-            raise DeadlineExceeded(EXPIRED) from None
-        except OSError:
-            raise _death(self.end(), self._terms) from None
-        self._refuse(kind, text.decode(errors="replace"))
+        [array] = batch
+        for part in (GROUP.pack(1, 0.0, 0.0), *crop_request(array)):
+            self.work.sendall(part)
+        return np.frombuffer(self._result(), np.float32)[np.newaxis]
 
-    def _refuse(self, kind: int, text: str) -> NoReturn:
-        if kind in REFUSALS:
-            raise REFUSALS[kind](text)
-        self.usable = False
-        if kind == OUT_OF_MEMORY:
-            log.warning("a decoder ran out of memory")
-            raise InvalidImage(
-                f"decoding the picture takes more than {self._terms.max_memory_bytes} bytes of "
-                "memory (decoding.max_memory_bytes); send it smaller"
-            )
-        place = text if kind == BROKEN else f"reply of kind {kind}"
-        log.error("a picture could not be decoded", extra={"place": place})
-        raise InternalError
+    def _result(self) -> bytes:
+        kind, _, size = REPLY.unpack(self._exactly(REPLY.size))
+        body = self._exactly(size)
+        if kind != DONE:
+            raise ConnectionError("not what was asked for")
+        return body
+
+    def _exactly(self, size: int) -> bytes:
+        data = bytearray()
+        while len(data) < size:
+            part = self.work.recv(size - len(data))
+            if not part:
+                raise ConnectionResetError
+            data += part
+        return bytes(data)
 
     def end(self) -> int | None:
-        """End the process if it lives still.
+        """End the process if it lives still. Waits for it.
 
         Returns:
             Its exit code, negative for a signal; None when nobody knows.
         """
-        self.usable = False
         try:
             self._control.settimeout(START_S)
             self._control.sendall(b"-")
@@ -242,59 +209,6 @@ class DecoderProcess:
         return int(STATUS.unpack(status)[0]) if len(status) == STATUS.size else None
 
     def close(self) -> None:
-        self._work.close()
+        """It ends by itself."""
+        self.work.close()
         self._control.close()
-
-    def _wait_until(self, end: float) -> None:
-        """Bound each wait from now on, to what is left now.
-
-        Raises:
-            TimeoutError: nothing is.
-        """
-        left = end - time.monotonic()
-        if left <= 0:
-            raise TimeoutError
-        timeout = TIMEVAL.pack(int(left), max(1, int(left % 1 * 1e6)))
-        for option in (socket.SO_RCVTIMEO, socket.SO_SNDTIMEO):
-            self._work.setsockopt(socket.SOL_SOCKET, option, timeout)
-
-    def _send(self, data: bytes | memoryview, end: float) -> None:
-        with memoryview(data).cast("B") as view:
-            head = REQUEST.pack(len(view))
-            try:
-                sent = self._work.sendmsg([head, view], [], socket.MSG_DONTWAIT) - len(head)
-            except (BrokenPipeError, ConnectionResetError):
-                raise EndedIdle from None
-            while sent < len(view):
-                # The kernel bounds each piece of its own that it waits to send, not the call.
-                self._wait_until(end)
-                sent += self._work.send(view[sent : sent + PIECE])
-
-    def _reply(self, end: float) -> tuple[int, int]:
-        head = bytearray(REPLY.size)
-        self._fill(memoryview(head), end)
-        kind, size = REPLY.unpack(head)
-        return kind, size
-
-    def _fill(self, view: memoryview, end: float) -> None:
-        received = 0
-        while received < len(view):
-            if received:  # it took all of the time for a part
-                self._wait_until(end)
-            count = self._work.recv_into(view[received:], 0, socket.MSG_WAITALL)
-            if count == 0:
-                raise ConnectionResetError
-            received += count
-
-
-def _death(code: int | None, terms: Terms) -> WireError:
-    """What to tell the caller whose picture was in a decoder that ended."""
-    log.warning("a decoder ended at work", extra={"exit": SIGNAL_NAMES.get(code, str(code))})
-    if code == -signal.SIGPROF:
-        return InvalidImage(
-            f"decoding the picture takes more than {terms.max_cpu_s:g} s of CPU time "
-            "(decoding.max_cpu_s); save it anew, or smaller"
-        )
-    if code is None or (code < 0 and -code not in CRASHES):  # the kernel short of memory, say
-        return Overloaded(ENDED, reason="decoder")
-    return InvalidImage("the picture breaks its decoder; save it anew")

@@ -2,101 +2,80 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import logging
-from collections.abc import Mapping
+import math
+import signal
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
-from predictor.errors import NotReady, Overloaded, StartupError
+import numpy as np
+from numpy.typing import NDArray
+
+from predictor.errors import (
+    BundleError,
+    InvalidImage,
+    NotReady,
+    Overloaded,
+    StartupError,
+    WireError,
+    let_go,
+)
 from predictor.inference.batcher import STOPPED
-from predictor.inference.decode_nursery import DecoderProcess, EndedIdle, Nursery
-from predictor.inference.decode_pool import DecodePool, prepare_decoded
-from predictor.inference.decode_worker import Terms
+from predictor.inference.decode_channel import Channel, exit_name
+from predictor.inference.decode_nursery import DecoderProcess, Nursery
+from predictor.inference.decode_pool import DecodePool, Job, refuse_expired
+from predictor.inference.decode_threads import ThreadDecodePool, check_tensor
+from predictor.inference.decode_wire import Terms, is_tensor, size_of
 from predictor.inference.decoding import check_bytes
 from predictor.inference.engine import EngineInput
-from predictor.inference.pictures import EncodedImage, Picture
+from predictor.inference.fair_queue import FairQueue
+from predictor.inference.pictures import EncodedImage, Picture, Pixels
 
 log = logging.getLogger("predictor.decoding")
 
 RECYCLE_AFTER: Final = 10_000
 LOST_AFTER_S: Final = 5.0
 """Starts that fail for as long as this are no burst: a new process of the server may do better."""
+RETRY_S: Final = 0.25
+"""Between two tries to start a decoder."""
+MOST_TRIES: Final = 2
+"""So often a picture is tried again whose decoder ended, and not because of it."""
+PATIENCE_S: Final = 0.5
+"""How much longer than decoding may take a decoder may be silent: its own alarm comes first."""
+GROUPED_BYTES: Final = 256 * 1024
+"""Larger pictures get a forward of their own: what is lost by it is little beside decoding them,
+and others would wait for that."""
 
 
-class ProcessWorker:
-    """Hands pictures to a decoder process, and replaces it when it dies, overruns a limit, or has
-    served its time.
-
-    Args:
-        decoder: the first one.
-        recycle_after: pictures after which a decoder is replaced, whatever it may have leaked.
-    """
-
-    def __init__(
-        self, nursery: Nursery, terms: Terms, decoder: DecoderProcess, recycle_after: int
-    ) -> None:
-        self._nursery = nursery
-        self._terms = terms
-        self._decoder: DecoderProcess | None = decoder
-        self._recycle_after = recycle_after
-
-    def prepare(self, picture: Picture, deadline: float | None) -> EngineInput:
-        """See `Worker.prepare`."""
-        if not isinstance(picture, EncodedImage):
-            return prepare_decoded(picture, self._terms.preprocessing, self._terms.limits)
-        check_bytes(len(picture.data), self._terms.limits)  # not worth the way to the decoder
-        decoder = self._decoder = self._decoder or self._started()
-        try:
-            return decoder.decode(picture.data, deadline)
-        except EndedIdle:
-            log.warning("a decoder ended while idle", extra={"exit": decoder.end()})
-        self._decoder = None
-        decoder = self._decoder = self._started()
-        return decoder.decode(picture.data, deadline)
-
-    @property
-    def has_decoder(self) -> bool:
-        return self._decoder is not None
-
-    def rest(self) -> None:
-        """Replace the decoder where it has to be, so that the next picture does not wait for it."""
-        decoder = self._decoder
-        if decoder is None or (decoder.usable and decoder.served < self._recycle_after):
-            return
-        decoder.end()
-        try:
-            self._decoder = self._nursery.start_decoder()
-        except OSError:
-            self._decoder = None  # the next picture tries again, and says so
-
-    def end(self) -> None:
-        """Let go of the decoder; wait for the nursery, so that no process is left."""
-        if self._decoder is not None:
-            self._decoder.close()
-        self._nursery.wait()
-
-    def _started(self) -> DecoderProcess:
-        try:
-            return self._nursery.start_decoder()
-        except OSError as error:
-            if self._nursery.closed:
-                raise NotReady(STOPPED) from None
-            log.error("no decoder can be started", extra={"reason": error.strerror})
-            raise Overloaded(
-                "no decoder can be started now; retry later", reason="decoder"
-            ) from None
+def _nobody(jobs: Sequence[Job], began: float, ended: float) -> None:
+    """Wants to know of forwards."""
 
 
 class ProcessDecodePool(DecodePool):
-    """A decoder process for each thread.
+    """Decoder processes. Lives on the event loop that first submits to it.
+
+    Where the terms name a network, the processes run it as well, on all kinds of pictures, and
+    several that wait share a forward. Where not, only what strangers wrote goes there: pixels and
+    tensors are prepared in threads of the server.
 
     Args:
-        workers: pictures decoded at once.
+        workers: processes.
         weights: turns by caller; see `FairQueue`.
-        recycle_after: see `ProcessWorker`.
+        recycle_after: pictures after which a decoder is replaced, whatever it may have leaked.
+        patience_s: how much longer than decoding may take a decoder may be silent.
+
+    Attributes:
+        largest_batch: see `Forwards`.
+        ran: called with the jobs of each forward, and when it began and ended.
 
     Raises:
         StartupError: no decoder can be started.
+        BundleError: the network cannot be loaded.
     """
+
+    largest_batch: int | None = 1
 
     def __init__(
         self,
@@ -105,34 +84,267 @@ class ProcessDecodePool(DecodePool):
         workers: int,
         weights: Mapping[str, int] | None = None,
         recycle_after: int = RECYCLE_AFTER,
+        patience_s: float = PATIENCE_S,
     ) -> None:
+        self.workers = workers
+        self.ran: Callable[[Sequence[Job], float, float], None] = _nobody
+        self._terms = terms
+        self._recycle_after = recycle_after
+        self._patience_s = patience_s
         self._nursery = Nursery(terms)
+        self._first = self._start_first()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._keepers: list[asyncio.Task[None]] = []
+        self._channels: set[Channel] = set()
+        self._idle: list[Channel] = []
+        self._unable = 0
+        """Places in which the last try to start a decoder has failed."""
+        self._queue: FairQueue[Job] = FairQueue(weights)
+        self._closed = False
+        self._here = (
+            ThreadDecodePool(terms.preprocessing, terms.limits, workers=workers, weights=weights)
+            if terms.network is None
+            else None
+        )
+
+    def _start_first(self) -> list[DecoderProcess]:
         first: list[DecoderProcess] = []
         try:
-            for _ in range(workers):
+            for _ in range(self.workers):
                 first.append(self._nursery.start_decoder())
-        except OSError:
+        except (OSError, BundleError) as error:
             self._nursery.close()
             self._nursery.wait()
             for decoder in first:
                 decoder.close()
+            if isinstance(error, BundleError):
+                raise
             raise StartupError(
                 "the decoder processes do not start (decoding.mode); is decoding.max_memory_bytes "
                 "enough, and may this container start processes?"
             ) from None
-        self._own_workers = [
-            ProcessWorker(self._nursery, terms, decoder, recycle_after) for decoder in first
-        ]
-        super().__init__(self._own_workers, weights)
+        return first
+
+    def forward(self, batch: EngineInput) -> NDArray[np.float32]:
+        """Run the network on one picture, before anything is submitted: see `Forwards`.
+
+        Raises:
+            StartupError: its process has ended.
+        """
+        try:
+            return self._first[0].forward(batch)
+        except OSError:
+            raise StartupError("a lane ended while it was tried out; start again") from None
+
+    @property
+    def queued(self) -> int:
+        """Pictures that wait for a decoder."""
+        return len(self._queue)
+
+    @property
+    def backlog(self) -> int:
+        """See `DecodePool.backlog`."""
+        here = self._here.backlog if self._here is not None else 0
+        return here + len(self._queue) + sum(len(channel.group) for channel in self._channels)
 
     @property
     def healthy(self) -> bool:
         """See `DecodePool.healthy`."""
-        return self._nursery.failing_s < LOST_AFTER_S or any(
-            worker.has_decoder for worker in self._own_workers
-        )
+        return self._nursery.failing_s < LOST_AFTER_S or bool(self._channels)
+
+    def submit(self, jobs: Sequence[Job]) -> None:
+        """See `DecodePool.submit`."""
+        if self._closed:
+            raise NotReady(STOPPED)
+        loop = asyncio.get_running_loop()
+        if self._loop is None:
+            self._loop = loop
+            self._keepers = [asyncio.create_task(self._keep(first)) for first in self._first]
+        if loop is not self._loop:
+            raise RuntimeError("a pool lives on one event loop")
+        if self._unable == self.workers:
+            raise _no_decoder()
+        for job in jobs:
+            if self._here is not None and not isinstance(job.picture, EncodedImage):
+                self._here.submit([job])
+            else:
+                self._queue.push(job.caller, job)
+        self._feed()
+
+    def withdraw(self, jobs: Sequence[Job]) -> None:
+        """See `DecodePool.withdraw`."""
+        self._queue.discard(set(jobs).__contains__)
+        if self._here is not None:
+            self._here.withdraw(jobs)
 
     def close(self) -> None:
         """See `DecodePool.close`; what is being decoded ends, too."""
-        super().close()
+        self._closed = True
+        ending = self._queue.clear()
+        for keeper in self._keepers:
+            keeper.cancel()
+        for channel in list(self._channels):
+            ending += channel.group
+            channel.stop()
+        for decoder in self._first:  # a keeper that has not begun yet will not
+            decoder.close()
+        if self._here is not None:
+            self._here.close()
         self._nursery.close()
+        for job in ending:
+            job.then(NotReady(STOPPED))
+
+    async def wait_closed(self) -> None:
+        """See `DecodePool.wait_closed`."""
+        await asyncio.gather(*self._keepers, return_exceptions=True)
+        await asyncio.to_thread(self._nursery.wait)
+
+    # Giving pictures to decoders
+
+    def _answered(self, channel: Channel) -> None:
+        if channel.served >= self._recycle_after:
+            channel.stop()
+        else:
+            self._idle.append(channel)
+            self._feed()
+
+    def _feed(self) -> None:
+        """Keep every decoder busy while pictures wait."""
+        while self._idle and self._queue:
+            group = self._next_group()
+            if group:
+                self._idle.pop().start(group)
+
+    def _next_group(self) -> list[Job]:
+        """A decoder's share of what waits, of pictures that may share a forward."""
+        network = self._terms.network
+        share = math.ceil(len(self._queue) / self.workers)
+        largest = 1 if network is None else min(network.largest_group, share)
+        group: list[Job] = []
+        while self._queue and len(group) < largest:
+            job = self._queue.peek()
+            if group and not _fits(job, group[0]):
+                break
+            self._queue.pop()
+            if job.future.done():
+                continue
+            try:
+                refuse_expired(job.deadline)
+                self._check(job.picture)
+            except WireError as refusal:
+                let_go(refusal)  # of this frame, which has the picture, before a future keeps it
+                job.then(refusal)
+                continue
+            group.append(job)
+            if job.tries or size_of(job.picture) > GROUPED_BYTES:
+                break
+        return group
+
+    def _check(self, picture: Picture) -> None:
+        """Refuse what is not worth the way to a decoder. Raises WireError."""
+        if isinstance(picture, EncodedImage):
+            check_bytes(len(picture.data), self._terms.limits)
+        elif isinstance(picture, Pixels):
+            if picture.array.dtype != np.uint8 or picture.array.shape[2:] != (3,):
+                raise InvalidImage("decoded pixels must be uint8 of shape (height, width, 3)")
+        else:
+            check_tensor(picture, self._terms.preprocessing)
+
+    # Keeping decoders
+
+    async def _keep(self, decoder: DecoderProcess) -> None:
+        """One place in the pool: its decoder, and the next one whenever that ends."""
+        while True:
+            try:
+                await self._serve(decoder)
+            except Exception:  # a place without a keeper would be missing for ever
+                log.exception("a decoder's keeper failed")
+            finally:
+                decoder.close()
+            decoder = await self._another()
+
+    async def _serve(self, decoder: DecoderProcess) -> None:
+        """Have a decoder answer until it ends."""
+
+        def make() -> Channel:
+            return Channel(
+                decoder,
+                self._terms,
+                answered=self._answered,
+                ran=self.ran,
+                patience_s=self._patience_s,
+            )
+
+        loop = asyncio.get_running_loop()
+        _, channel = await loop.create_unix_connection(make, sock=decoder.work)
+        self._channels.add(channel)
+        self._idle.append(channel)
+        self._feed()
+        try:
+            await channel.ended
+            served_its_time = channel.served >= self._recycle_after
+            code = await asyncio.to_thread(decoder.end)
+            if not served_its_time:
+                self._ended(channel, code)
+        finally:
+            self._channels.discard(channel)
+
+    def _ended(self, channel: Channel, code: int | None) -> None:
+        """Answer the picture that ended its decoder; those that only were there are tried again,
+        each alone, so that none can end a decoder under others twice."""
+        if channel in self._idle:
+            self._idle.remove(channel)
+        group, channel.group = channel.group, ()
+        if not group:
+            log.warning("a decoder ended while idle", extra={"exit": exit_name(code)})
+        at_fault = channel.at_fault
+        for number, job in enumerate(group):
+            blamed = number == at_fault and (len(group) == 1 or code != -signal.SIGPROF)
+            if blamed or (len(group) == 1 and channel.begun) or job.tries == MOST_TRIES:
+                job.then(job.context.run(channel.death, code))
+            else:
+                job.tries += 1
+                self._queue.push(job.caller, job)
+        self._feed()
+
+    async def _start(self) -> DecoderProcess:
+        starting = asyncio.ensure_future(asyncio.to_thread(self._nursery.start_decoder))
+        try:
+            return await asyncio.shield(starting)
+        except asyncio.CancelledError:  # and the nursery is closed: it takes not long
+            with contextlib.suppress(OSError, BundleError):
+                (await starting).close()
+            raise
+
+    async def _another(self) -> DecoderProcess:
+        """Start a decoder, however often it takes."""
+        unable = False
+        try:
+            while True:
+                try:
+                    return await self._start()
+                except (OSError, BundleError) as error:
+                    reason = error.message if isinstance(error, BundleError) else error.strerror
+                    log.error("no decoder can be started", extra={"reason": reason})
+                if not unable:
+                    unable = True
+                    self._unable += 1
+                if self._unable == self.workers:
+                    for job in self._queue.clear():
+                        job.then(_no_decoder())
+                await asyncio.sleep(RETRY_S)
+        finally:
+            self._unable -= unable
+
+
+def _fits(job: Job, first: Job) -> bool:
+    """Whether it may share a forward with `first`, and its decoder."""
+    return (
+        not job.tries
+        and size_of(job.picture) <= GROUPED_BYTES
+        and is_tensor(job.picture) == is_tensor(first.picture)
+    )
+
+
+def _no_decoder() -> Overloaded:
+    return Overloaded("no decoder can be started now; retry later", reason="decoder")

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Sequence
-from contextvars import Context
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import Context, copy_context
 from dataclasses import dataclass, field
 from typing import Final, TypeAlias
 
@@ -45,6 +46,7 @@ class Item:
         array, kind: what the network sees; not there before it arrives.
         arrived: when it came into the queue; None before.
         taken: when a lane took it out of the queue; None before.
+        decoded: when it was decoded in its lane; None before, and where decoding comes first.
         answered: when the network was done with it; None before.
     """
 
@@ -59,6 +61,7 @@ class Item:
     kind: Kind = field(init=False)
     arrived: float | None = None
     taken: float | None = None
+    decoded: float | None = None
     answered: float | None = None
 
     def wanted(self, now: float) -> bool:
@@ -68,18 +71,40 @@ class Item:
 Outcome: TypeAlias = tuple[Item, Logits | BaseException]
 
 
-def note_passage(items: Sequence[Item], timeline: Timeline) -> None:
-    """Tell a request's timeline how far its pictures got: all of them, or it is still there."""
-    stages: tuple[tuple[Stage, list[float | None]], ...] = (
-        ("queue", [item.arrived for item in items]),
-        ("forward", [item.taken for item in items]),
-        ("encode", [item.answered for item in items]),
-    )
-    for stage, moments in stages:
-        passed = [moment for moment in moments if moment is not None]
-        if not passed or len(passed) < len(items):
-            return
-        timeline.enter(stage, max(passed))
+Passed: TypeAlias = Sequence[tuple[Stage, Callable[[Item], float | None]]]
+"""The stages that pictures pass, in order, and when one of them came there."""
+
+
+@contextmanager
+def on_their_way(
+    count: int, caller: str, deadline: float | None, timeline: Timeline, passed: Passed
+) -> Iterator[list[Item]]:
+    """The pictures of one request, until all are answered, by `answers_of`, or nobody waits.
+
+    Args:
+        deadline: `time.monotonic()` after which nobody wants the answer; then they fail.
+        timeline: the request's; it learns how far all of its pictures got.
+    """
+    loop = asyncio.get_running_loop()
+    items = [
+        # A context each: two threads cannot be in one at the same time.
+        Item(caller, deadline, loop, loop.create_future(), timeline, copy_context())
+        for _ in range(count)
+    ]
+    timer = None
+    if deadline is not None:
+        timer = loop.call_at(loop.time() + deadline - time.monotonic(), expire, items)
+    try:
+        yield items
+    finally:
+        if timer is not None:
+            timer.cancel()
+        let_go(items)
+        for stage, moment_of in passed:
+            moments = [moment for moment in map(moment_of, items) if moment is not None]
+            if not moments or len(moments) < len(items):
+                break
+            timeline.enter(stage, max(moments))
 
 
 def outcomes_of(group: list[Item], logits: Logits) -> list[Outcome]:
@@ -101,7 +126,7 @@ def deliver(outcomes: Sequence[Outcome]) -> None:
         by_loop.setdefault(outcome[0].loop, []).append(outcome)
     for loop, group in by_loop.items():
         try:
-            loop.call_soon_threadsafe(_settle, group)
+            loop.call_soon_threadsafe(settle, group)
         except RuntimeError:  # the loop is closed: nobody is left to answer
             log.warning("answers without a loop", extra={"count": len(group)})
 
@@ -134,7 +159,8 @@ def let_go(items: Sequence[Item]) -> None:
             item.future.exception()
 
 
-def _settle(outcomes: Sequence[Outcome]) -> None:
+def settle(outcomes: Sequence[Outcome]) -> None:
+    """Hand answers over, on their event loop."""
     for item, outcome in outcomes:
         if item.future.done():
             continue
@@ -145,4 +171,4 @@ def _settle(outcomes: Sequence[Outcome]) -> None:
 
 
 def expire(items: Sequence[Item]) -> None:
-    _settle([(item, DeadlineExceeded(EXPIRED)) for item in items])
+    settle([(item, DeadlineExceeded(EXPIRED)) for item in items])

@@ -19,24 +19,11 @@ class EngineLost(Exception):
     """The device answers nothing any more; only a new process gets it back."""
 
 
-class Engine(Protocol):
-    """A network on a device. Never called from the event loop."""
+class Forwards(Protocol):
+    """What runs a network, once."""
 
-    name: str
-    """``torch`` or ``onnx``; a metric label and part of the model's metadata."""
-    device: str
-    """``cpu``, ``cuda:0``."""
-    gpu: str | None
-    """UUID of the GPU, as CUDA gives it; None on a CPU."""
-    lanes: int
-    """Threads that may call `forward` at the same time, and together keep the device busy."""
     largest_batch: int | None
     """Pictures in one forward above which nothing is gained; None where more is always better."""
-
-    @property
-    def tolerance(self) -> float:
-        """How far probabilities may be from the golden ones."""
-        ...
 
     def forward(self, batch: EngineInput) -> NDArray[np.float32]:
         """Classify a batch.
@@ -52,6 +39,24 @@ class Engine(Protocol):
             EngineOutOfMemory: the batch does not fit; the engine is still usable.
             EngineLost: it is not.
         """
+        ...
+
+
+class Engine(Forwards, Protocol):
+    """A network on a device. Never called from the event loop."""
+
+    name: str
+    """``torch`` or ``onnx``; a metric label and part of the model's metadata."""
+    device: str
+    """``cpu``, ``cuda:0``."""
+    gpu: str | None
+    """UUID of the GPU, as CUDA gives it; None on a CPU."""
+    lanes: int
+    """Threads that may call `forward` at the same time, and together keep the device busy."""
+
+    @property
+    def tolerance(self) -> float:
+        """How far probabilities may be from the golden ones."""
         ...
 
     def warm_up(self, batch_sizes: Sequence[int]) -> None:

@@ -13,7 +13,7 @@ from predictor.bundle.packages import NO_GRAPH, WITH_TORCH, installed, require_t
 from predictor.errors import BundleError, SettingsError
 from predictor.inference.engine import Engine
 from predictor.inference.onnx_engine import OnnxEngine
-from predictor.settings import ModelSettings
+from predictor.settings import ModelSettings, Settings
 
 log = logging.getLogger("predictor.engines")
 
@@ -39,9 +39,7 @@ def make_engine(manifest: Manifest, settings: ModelSettings) -> Engine:
         raise SettingsError(
             "model.engine: onnx needs onnxruntime, which is not installed; set auto or torch"
         )
-    if settings.engine == settings.device == "auto" and gpu_is_here():
-        # Only without torch. Somebody pays for a GPU that nothing uses.
-        log.warning("served on the CPU beside a GPU", extra={"reason": _NO_GPU})
+    _warn_of_a_gpu(settings)
     try:
         session = _session(manifest)
     except BundleError as error:
@@ -50,6 +48,26 @@ def make_engine(manifest: Manifest, settings: ModelSettings) -> Engine:
         log.warning("served with torch instead of onnx", extra={"reason": error.message})
         return _torch_engine(manifest, settings)
     return OnnxEngine(session, manifest.preprocessing.input_size)
+
+
+def runs_in_lanes(manifest: Manifest, settings: Settings) -> bool:
+    """Whether decoder processes can run the network as well: they load it themselves, from the
+    bundle, and never torch."""
+    if (
+        choose(settings.model) != "onnx"
+        or settings.decoding.mode != "process"
+        or manifest.graph is None
+        or not installed("onnxruntime")
+    ):
+        return False
+    _warn_of_a_gpu(settings.model)
+    return True
+
+
+def _warn_of_a_gpu(settings: ModelSettings) -> None:
+    if settings.engine == settings.device == "auto" and gpu_is_here():
+        # Only without torch. Somebody pays for a GPU that nothing uses.
+        log.warning("served on the CPU beside a GPU", extra={"reason": _NO_GPU})
 
 
 def choose(settings: ModelSettings) -> Kind:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,6 +11,9 @@ from numpy.typing import NDArray
 from predictor.bundle.graph import Session
 from predictor.inference.cpus import usable_cpus
 from predictor.inference.engine import EngineInput, EngineOutOfMemory
+
+LARGEST_BATCH: Final = 4
+"""One thread gains nothing above, and the memory of a larger batch is kept."""
 
 
 class OnnxEngine:
@@ -25,8 +29,7 @@ class OnnxEngine:
     name = "onnx"
     device = "cpu"
     gpu: str | None = None
-    largest_batch: int | None = 4
-    """One thread gains nothing above, and the memory of a larger batch is kept."""
+    largest_batch: int | None = LARGEST_BATCH
     tolerance = 1e-4
 
     def __init__(

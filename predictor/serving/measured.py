@@ -47,17 +47,17 @@ def measure_process(
 
 def measure_classifier(metrics: Metrics, classifier: Classifier, model_name: str) -> None:
     """Read what a loaded model holds."""
-    manifest = classifier.manifest
+    manifest, pipeline = classifier.manifest, classifier.pipeline
     metrics.serves(
         name=model_name,
         version=manifest.version,
         digest=manifest.digest,
-        engine=classifier.engine_name,
-        device=classifier.device,
+        engine=pipeline.engine,
+        device=pipeline.device,
     )
-    metrics.read(names.QUEUE_DEPTH, lambda: classifier.queue_depth)
-    if classifier.gpu is not None:
-        measure_gpu(metrics, classifier.gpu, classifier.device)
+    metrics.read(names.QUEUE_DEPTH, lambda: pipeline.queue_depth)
+    if pipeline.gpu is not None:
+        measure_gpu(metrics, pipeline.gpu, pipeline.device)
     if manifest.reference is not None:
         measure_reference(metrics, manifest.reference)
 

@@ -107,7 +107,7 @@ class RealFakeModel(kserve.Model):  # type: ignore[misc]  # kserve ships no type
             version=manifest.version,
             label_names=manifest.label_names,
             input_size=manifest.preprocessing.input_size,
-            platform=f"{classifier.engine_name}_{classifier.device}",
+            platform=f"{classifier.pipeline.engine}_{classifier.pipeline.device}",
             digest=manifest.digest,
         )
         self._classifier = classifier
@@ -132,7 +132,9 @@ class RealFakeModel(kserve.Model):  # type: ignore[misc]  # kserve ships no type
         if self._audit is not None and self._audit.blocking:
             return False
         return (
-            self._lifecycle.is_ready and self._classifier is not None and self._classifier.healthy
+            self._lifecycle.is_ready
+            and self._classifier is not None
+            and self._classifier.pipeline.healthy
         )
 
     async def __call__(

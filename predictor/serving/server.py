@@ -226,8 +226,8 @@ class RealFakeServer(kserve.ModelServer):  # type: ignore[misc]  # kserve ships 
                 "model": self.settings.model.name,
                 "model_version": classifier.manifest.version,
                 "digest": classifier.manifest.digest,
-                "engine": classifier.engine_name,
-                "device": classifier.device,
+                "engine": classifier.pipeline.engine,
+                "device": classifier.pipeline.device,
                 "resizer": RESIZER,
             },
         )
@@ -240,12 +240,12 @@ class RealFakeServer(kserve.ModelServer):  # type: ignore[misc]  # kserve ships 
         NOT_READY and go to another replica.
         """
         limit = self.settings.batching.forward_timeout_s
-        reason = await device_lost(classifier, forward_timeout_s=limit)
+        reason = await device_lost(classifier.pipeline, forward_timeout_s=limit)
         if self.lifecycle.state is State.STOPPED:  # its thread has ended, as it was told to
             return
         log.critical(f"failed: {reason}", extra={"exit_code": EXIT_DEVICE_LOST})
         self.lifecycle.enter(State.FAILED)
-        classifier.abandon()
+        classifier.pipeline.abandon()
         self._stop.set()
         asyncio.get_running_loop().call_later(FAILED_LINGER_S, self._end_failed)
 

@@ -5,19 +5,19 @@ from __future__ import annotations
 import asyncio
 from typing import Final
 
-from predictor.inference.classifier import Classifier
+from predictor.inference.pipeline import Pipeline
 
 POLL_S: Final = 0.25
 
 
-async def device_lost(classifier: Classifier, *, forward_timeout_s: float) -> str:
+async def device_lost(pipeline: Pipeline, *, forward_timeout_s: float) -> str:
     """Wait until the device is lost, or all that decodes; return how that shows."""
     while True:
-        if not classifier.decodes:
+        if not pipeline.decodes:
             return "no decoder can be started any more; the log above says why"
-        if not classifier.healthy:
+        if not pipeline.healthy:
             return "the device thread ended; the log above says why"
-        if classifier.longest_forward_s > forward_timeout_s:
+        if pipeline.longest_forward_s > forward_timeout_s:
             return (
                 f"a forward has been running for more than {forward_timeout_s:g} s "
                 "(batching.forward_timeout_s)"

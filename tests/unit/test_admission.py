@@ -12,6 +12,7 @@ import pytest
 from predictor.errors import DeadlineExceeded, Overloaded
 from predictor.inference.admission import Admission
 from predictor.inference.cost import CostCurve
+from predictor.inference.costs import Mean, StagedCosts
 from predictor.inference.places import Places
 
 
@@ -24,13 +25,11 @@ def curve(*points: tuple[int, float]) -> CostCurve:
 
 def admission(*points: tuple[int, float], max_pictures: int = 100, undecoded: int = 0) -> Admission:
     """Args: undecoded: of the pictures inside, how many wait for a decoder all the time."""
-    return Admission(
-        curve(*points or ((1, 0.1), (8, 0.4))),
-        decode_workers=2,
-        undecoded=lambda: undecoded,
-        max_batch_size=8,
-        max_pictures=max_pictures,
+    forward = curve(*points or ((1, 0.1), (8, 0.4)))
+    costs = StagedCosts(
+        forward, Mean(), decoders=2, lanes=1, max_batch_size=8, backlog=lambda: undecoded
     )
+    return Admission(costs, max_pictures=max_pictures)
 
 
 def hold(subject: Admission, stack: ExitStack, caller: str | None, pictures: int) -> None:

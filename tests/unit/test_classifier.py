@@ -44,10 +44,11 @@ from predictor.inference.classifier import (
     load_classifier,
     replay,
 )
-from predictor.inference.decode_pool import DecodePool, ThreadWorker
+from predictor.inference.decode_threads import ThreadDecodePool
 from predictor.inference.decoding import DecodeLimits
 from predictor.inference.engine import EngineInput, EngineOutOfMemory
 from predictor.inference.pictures import EncodedImage, Picture, Pixels, Tensor
+from predictor.inference.staged import StagedPipeline
 from predictor.inference.torch_engine import TorchEngine
 from predictor.settings import Settings
 from tests.pictures import noise, saved
@@ -128,8 +129,8 @@ async def running(
     """One decode worker, so that one slow picture holds up the others."""
     batcher = Batcher(Reds(), max_batch_size=8, max_wait_s=3600)
     batcher.start()
-    pool = DecodePool([ThreadWorker(manifest.preprocessing, DecodeLimits())] * workers)
-    classifier = Classifier(manifest, batcher, pool, max_pictures=max_pictures)
+    pool = ThreadDecodePool(manifest.preprocessing, DecodeLimits(), workers=workers)
+    classifier = Classifier(manifest, StagedPipeline(pool, batcher), max_pictures=max_pictures)
     try:
         async with asyncio.timeout(PATIENCE_S):
             yield classifier
@@ -168,11 +169,12 @@ async def test_a_picture_gets_the_same_answer_however_it_is_sent(settings: Setti
     try:
         alone = [(await classifier.classify([picture]))[0] for picture in pictures]
         together = await classifier.classify(pictures)
-        assert (classifier.engine_name, classifier.device) == ("torch", "cpu")
-        assert classifier.queue_depth == 0
+        pipeline = classifier.pipeline
+        assert (pipeline.engine, pipeline.device) == ("torch", "cpu")
+        assert pipeline.queue_depth == 0
     finally:
         await classifier.close()
-    assert not classifier.healthy
+    assert not classifier.pipeline.healthy
     for answer in [*alone, *together]:
         np.testing.assert_allclose(answer.probabilities, alone[0].probabilities, atol=1e-6)
         assert answer.probabilities.sum() == pytest.approx(1, abs=1e-6)
@@ -247,9 +249,9 @@ async def test_a_later_failure_leaves_no_picture_behind(manifest: Manifest) -> N
         async with running(manifest, workers=2) as classifier:
             request = asyncio.create_task(classifier.classify([first.picture, second.picture]))
             await second.until_opened()
-            pool = classifier._pool
+            backlog = classifier.pipeline.costs.undecoded
             await asyncio.to_thread(
-                eventually, lambda: pool.backlog == 1 or None, PATIENCE_S, "the second to fail"
+                eventually, lambda: backlog() == 1 or None, PATIENCE_S, "the second to fail"
             )
             first.ready.set()
             await asyncio.wait([request])

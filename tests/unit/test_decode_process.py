@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import mmap
 import os
 import signal
 import socket
@@ -13,12 +14,14 @@ import sys
 import threading
 import time
 import types
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextvars import copy_context
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import pytest_asyncio
 from PIL import Image
 
 from predictor.bundle.manifest import Preprocessing
@@ -32,10 +35,12 @@ from predictor.errors import (
     StartupError,
     WireError,
 )
+from predictor.inference.decode_channel import Channel
 from predictor.inference.decode_nursery import DecoderProcess, Nursery
-from predictor.inference.decode_pool import DecodePool, ThreadWorker
+from predictor.inference.decode_pool import DecodePool, Job, Result
 from predictor.inference.decode_process import ProcessDecodePool
-from predictor.inference.decode_worker import PIXELS, REPLY, Terms
+from predictor.inference.decode_threads import ThreadDecodePool
+from predictor.inference.decode_wire import DONE, REPLY, Terms
 from predictor.inference.decoding import DecodeLimits
 from predictor.inference.engine import EngineInput
 from predictor.inference.pictures import EncodedImage, Pixels, Tensor
@@ -43,6 +48,8 @@ from predictor.settings.groups import DecodingSettings
 from tests import faults, hostile, pictures
 from tests.processes import alive, descendants, threads
 from tests.server.process import eventually
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 PREPROCESSING = Preprocessing((64, 64))
 MIB = 1024 * 1024
@@ -52,22 +59,33 @@ def terms(*, max_cpu_s: float = 1.0, max_memory_bytes: int = 512 * MIB) -> Terms
     return Terms(faults.decode, PREPROCESSING, DecodeLimits(), max_cpu_s, max_memory_bytes)
 
 
-@pytest.fixture(scope="module")
-def pool() -> Iterator[ProcessDecodePool]:
-    pool = ProcessDecodePool(terms(), workers=2)
-    yield pool
-    pool.close()
+@contextlib.asynccontextmanager
+async def opened(
+    limits: Terms | None = None, *, workers: int = 1, **options: Any
+) -> AsyncIterator[ProcessDecodePool]:
+    pool = ProcessDecodePool(limits or terms(), workers=workers, **options)
+    try:
+        yield pool
+    finally:
+        pool.close()
+        await pool.wait_closed()
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def pool() -> AsyncIterator[ProcessDecodePool]:
+    async with opened(workers=2) as pool:
+        yield pool
 
 
 @pytest.fixture(scope="module")
 def here() -> Iterator[DecodePool]:
-    pool = DecodePool([ThreadWorker(PREPROCESSING, DecodeLimits())])
+    pool = ThreadDecodePool(PREPROCESSING, DecodeLimits(), workers=1)
     yield pool
     pool.close()
 
 
 async def decoded(pool: DecodePool, data: bytes, within_s: float = 30.0) -> EngineInput:
-    return (await pool.decode(EncodedImage(data), time.monotonic() + within_s)).crop
+    return (await pool.decode(EncodedImage(data), time.monotonic() + within_s)).array
 
 
 async def outcome(pool: DecodePool, data: bytes) -> EngineInput | tuple[str, str]:
@@ -103,7 +121,7 @@ async def test_what_is_decoded_already_is_prepared_alike(
     tensor = Tensor(np.ones((3, 64, 64), dtype=np.float32))
     for picture in (pixels, tensor):
         np.testing.assert_array_equal(
-            (await pool.decode(picture)).crop, (await here.decode(picture)).crop
+            (await pool.decode(picture)).array, (await here.decode(picture)).array
         )
 
 
@@ -143,15 +161,12 @@ async def test_a_bug_is_logged_by_its_place_and_never_by_its_words(
 
 
 async def test_a_decoder_that_hangs_is_ended_at_the_deadline() -> None:
-    pool = ProcessDecodePool(terms(), workers=1)
-    try:
+    async with opened(workers=1) as pool:
         first = await decoder_pid(pool)
         with pytest.raises(DeadlineExceeded):
             await decoded(pool, faults.HANG, within_s=0.2)
         assert await decoder_pid(pool) != first
         assert alive({first}) == set()
-    finally:
-        pool.close()
 
 
 async def test_an_expired_picture_is_not_decoded(pool: ProcessDecodePool, tmp_path: Path) -> None:
@@ -185,7 +200,9 @@ main()
 """
 
 
-def test_a_decoder_that_cannot_be_forked_costs_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_decoder_that_cannot_be_forked_costs_no_other(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     started = subprocess.Popen
 
     def start(command: list[str], **options: Any) -> Any:
@@ -197,7 +214,7 @@ def test_a_decoder_that_cannot_be_forked_costs_no_other(monkeypatch: pytest.Monk
         healthy = nursery.start_decoder()
         with pytest.raises(OSError):  # noqa: PT011  # the connection ended, in one way or another
             nursery.start_decoder()
-        assert healthy.decode(pictures.jpeg(), None).shape == (*PREPROCESSING.input_size, 3)
+        healthy.ping()
         for decoder in (healthy, nursery.start_decoder()):
             decoder.close()
     finally:
@@ -210,8 +227,7 @@ async def test_a_pool_is_lost_only_with_its_last_decoder(monkeypatch: pytest.Mon
         raise OSError
 
     monkeypatch.setattr("predictor.inference.decode_process.LOST_AFTER_S", 0.0)
-    pool = ProcessDecodePool(terms(), workers=2)
-    try:
+    async with opened(workers=2) as pool:
         monkeypatch.setattr(Nursery, "start_decoder", fails)
         with pytest.raises(InvalidImage):
             await decoded(pool, faults.CRASH)
@@ -220,21 +236,16 @@ async def test_a_pool_is_lost_only_with_its_last_decoder(monkeypatch: pytest.Mon
             while pool.healthy:
                 with contextlib.suppress(InvalidImage, Overloaded):
                     await decoded(pool, faults.CRASH)
-    finally:
-        pool.close()
 
 
 async def test_a_short_deadline_does_not_cost_a_decoder(monkeypatch: pytest.MonkeyPatch) -> None:
     # A machine with other work may take the real one for a small picture.
-    monkeypatch.setattr("predictor.inference.decode_nursery.WORTH_KILLING_S", 30.0)
-    pool = ProcessDecodePool(terms(), workers=1)
-    try:
+    monkeypatch.setattr("predictor.inference.decode_channel.WORTH_KILLING_S", 30.0)
+    async with opened(workers=1) as pool:
         first = await decoder_pid(pool)
         for _ in range(20):
             await outcome_within(pool, pictures.jpeg(), 0.0005)
         assert await decoder_pid(pool) == first
-    finally:
-        pool.close()
 
 
 async def outcome_within(pool: DecodePool, data: bytes, within_s: float) -> None:
@@ -245,9 +256,8 @@ async def outcome_within(pool: DecodePool, data: bytes, within_s: float) -> None
 
 
 async def test_a_cancelled_picture_leaves_the_queue(tmp_path: Path) -> None:
-    pool = ProcessDecodePool(terms(), workers=1)
     mark = tmp_path / "mark"
-    try:
+    async with opened(workers=1) as pool:
         in_front = asyncio.ensure_future(decoded(pool, faults.HANG, within_s=0.5))
         await asyncio.sleep(0)  # submitted
         queued = asyncio.ensure_future(decoded(pool, faults.TOUCH + str(mark).encode()))
@@ -260,8 +270,6 @@ async def test_a_cancelled_picture_leaves_the_queue(tmp_path: Path) -> None:
             await in_front
         await decoded(pool, pictures.jpeg())
         assert not mark.exists()
-    finally:
-        pool.close()
 
 
 async def test_decoders_killed_while_idle_cost_no_picture(pool: ProcessDecodePool) -> None:
@@ -276,8 +284,7 @@ async def test_decoders_killed_while_idle_cost_no_picture(pool: ProcessDecodePoo
 
 async def test_a_killed_nursery_is_replaced() -> None:
     before = descendants(os.getpid())
-    pool = ProcessDecodePool(terms(), workers=2)
-    try:
+    async with opened(workers=2) as pool:
         family = descendants(os.getpid()) - before
         decoder = await decoder_pid(pool)
         (nursery,) = (pid for pid in family if decoder in descendants(pid))
@@ -286,16 +293,11 @@ async def test_a_killed_nursery_is_replaced() -> None:
         eventually(lambda: not alive(family) or None, 10, "decoders to follow their nursery")
         answers = await asyncio.gather(*(decoded(pool, pictures.jpeg()) for _ in range(4)))
         assert len(answers) == 4
-    finally:
-        pool.close()
 
 
 async def test_a_decoder_is_replaced_after_its_time() -> None:
-    pool = ProcessDecodePool(terms(), workers=1, recycle_after=3)
-    try:
+    async with opened(workers=1, recycle_after=3) as pool:
         served = [await decoder_pid(pool) for _ in range(7)]
-    finally:
-        pool.close()
     assert [served.count(pid) for pid in dict.fromkeys(served)] == [3, 3, 1]
 
 
@@ -313,10 +315,11 @@ async def test_a_closed_pool_refuses_and_leaves_no_process() -> None:
         await queued
     with pytest.raises(NotReady):
         await decoded(pool, pictures.jpeg())
+    await pool.wait_closed()
     eventually(lambda: not alive(family) or None, 10, "the processes to end")
 
 
-def test_decoders_that_cannot_start_stop_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_decoders_that_cannot_start_stop_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
     module = types.ModuleType("only_in_this_process")
     exec("def decode(data, preprocessing, limits): ...", module.__dict__)
     monkeypatch.setitem(sys.modules, module.__name__, module)
@@ -347,75 +350,113 @@ def largest() -> dict[str, bytes]:
 async def test_the_largest_pictures_fit_into_the_default_limits() -> None:
     defaults = DecodingSettings()
     limits = terms(max_cpu_s=defaults.max_cpu_s, max_memory_bytes=defaults.max_memory_bytes)
-    pool = ProcessDecodePool(limits, workers=1)
-    try:
+    async with opened(limits, workers=1) as pool:
         for name, data in largest().items():
             assert isinstance(await outcome(pool, data), np.ndarray), name
-    finally:
-        pool.close()
 
 
-async def test_a_decoder_that_drips_its_answer_is_given_up_at_the_deadline() -> None:
-    """As one might that a picture has taken over: there is always a byte more to wait for."""
+@contextlib.asynccontextmanager
+async def channel_to(play: Callable[[socket.socket], None]) -> AsyncIterator[Channel]:
+    """A channel to what is no decoder any more, as after a picture that has taken it over."""
     work, theirs = socket.socketpair()
     control, their_control = socket.socketpair()
-    stopped = threading.Event()
+    decoder = DecoderProcess(work, control, mmap.mmap(-1, 1))
 
-    def drip() -> None:
+    def answered(channel: Channel) -> None:
+        pytest.fail("it answered")
+
+    def make() -> Channel:
+        return Channel(decoder, terms(), answered=answered, ran=lambda *_: None, patience_s=0.1)
+
+    def run() -> None:
         with theirs, contextlib.suppress(OSError):
-            theirs.sendall(REPLY.pack(PIXELS, 64 * 64 * 3))
-            while not stopped.wait(0.01):
-                theirs.send(b"x")
+            play(theirs)
 
-    decoder = DecoderProcess(work, control, terms())
-    dripping = threading.Thread(target=drip)
-    dripping.start()
+    _, channel = await asyncio.get_running_loop().create_unix_connection(make, sock=work)
+    playing = threading.Thread(target=run)
+    playing.start()
     try:
-        async with asyncio.timeout(30):
-            with pytest.raises(DeadlineExceeded):
-                await asyncio.to_thread(decoder.decode, b"picture", time.monotonic() + 0.3)
-        assert not decoder.usable
+        yield channel
     finally:
-        stopped.set()
-        dripping.join()
+        channel.stop()
+        playing.join()
         decoder.close()
         their_control.close()
 
 
-async def test_a_large_picture_is_handed_over_whole(pool: ProcessDecodePool) -> None:
+def job(data: bytes, within_s: float) -> Job:
+    future = asyncio.get_running_loop().create_future()
+    return Job(EncodedImage(data), time.monotonic() + within_s, future, copy_context(), print)
+
+
+async def given_up(channel: Channel, data: bytes) -> WireError:
+    channel.start([job(data, 0.3)])
+    async with asyncio.timeout(30):
+        await channel.ended
+    return channel.death(None)
+
+
+async def test_a_decoder_that_drips_its_answer_is_given_up_after_the_deadline() -> None:
+    """There is always a byte more to wait for."""
+
+    def drip(to: socket.socket) -> None:
+        to.sendall(REPLY.pack(DONE, 0.0, 64 * 64 * 3))
+        while True:
+            time.sleep(0.01)
+            to.send(b"x")
+
+    async with channel_to(drip) as channel:
+        assert isinstance(await given_up(channel, b"picture"), DeadlineExceeded)
+
+
+async def test_a_decoder_that_takes_a_picture_too_slowly_is_given_up_after_the_deadline() -> None:
+    taken = 0
+
+    def sip(picture: socket.socket) -> None:
+        nonlocal taken
+        while part := picture.recv(64 * 1024):
+            taken += len(part)
+            time.sleep(0.05)
+
+    large = bytes(8 * MIB)
+    async with channel_to(sip) as channel:
+        assert isinstance(await given_up(channel, large), DeadlineExceeded)
+    assert taken < len(large) / 2
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        REPLY.pack(DONE, 0.0, 2**32 - 1),
+        REPLY.pack(DONE, 0.0, 4) + bytes(4),
+        REPLY.pack(200, 0.0, 0),
+    ],
+    ids=["endless", "too small", "unknown"],
+)
+async def test_a_decoder_that_answers_what_it_should_not_is_let_go(answer: bytes) -> None:
+    told: list[Result | BaseException] = []
+
+    def lie(to: socket.socket) -> None:
+        to.recv(1)
+        to.sendall(answer)
+        while to.recv(MIB):
+            pass
+
+    async with channel_to(lie) as channel:
+        asked = job(b"picture", 30)
+        asked.then = told.append
+        channel.start([asked])
+        async with asyncio.timeout(30):
+            await channel.ended
+        assert [type(each) for each in told] == [InternalError]
+        assert not channel.group
+
+
+async def test_a_large_picture_is_handed_over_whole(
+    pool: ProcessDecodePool, here: DecodePool
+) -> None:
     """Larger than a socket's buffer: sent in parts, to a decoder that reads meanwhile."""
     large = pictures.saved(pictures.noise(2000, 1500), "PNG", compress_level=0)
     assert len(large) > 8 * MIB
-    here = DecodePool([ThreadWorker(PREPROCESSING, DecodeLimits())])
-    try:
-        expected = (await here.decode(EncodedImage(large))).crop
-    finally:
-        here.close()
+    expected = (await here.decode(EncodedImage(large))).array
     np.testing.assert_array_equal(await decoded(pool, large), expected)
-
-
-async def test_a_decoder_that_takes_a_picture_too_slowly_is_given_up_at_the_deadline() -> None:
-    work, theirs = socket.socketpair()
-    control, their_control = socket.socketpair()
-    stopped = threading.Event()
-    taken = 0
-
-    def sip() -> None:
-        nonlocal taken
-        with theirs:
-            while not stopped.wait(0.05):
-                taken += len(theirs.recv(64 * 1024))
-
-    decoder = DecoderProcess(work, control, terms())
-    sipping = threading.Thread(target=sip)
-    sipping.start()
-    large = bytes(8 * MIB)
-    try:
-        with pytest.raises(DeadlineExceeded):
-            await asyncio.to_thread(decoder.decode, large, time.monotonic() + 0.3)
-        assert taken < len(large) / 2
-    finally:
-        stopped.set()
-        sipping.join()
-        decoder.close()
-        their_control.close()

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
 import shutil
 import socket
 import sys
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
+import pytest_asyncio
 
 from predictor.errors import SettingsError
 from predictor.inference.classifier import Classifier, load_classifier
@@ -26,12 +26,14 @@ from tests.pictures import jpeg, noise, saved
 from tests.unit.bundles import as_nobody, files_no_larger_than
 from tests.unit.scored import DEBUG, SAMPLES, names, read_table, records
 
+pytestmark = pytest.mark.asyncio(loop_scope="module")
 
-@pytest.fixture(scope="module")
-def classifier() -> Iterator[Classifier]:
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def classifier() -> AsyncIterator[Classifier]:
     loaded = load_classifier(Settings(model=ModelSettings(path=DEBUG)))
     yield loaded
-    asyncio.run(loaded.close())
+    await loaded.close()
 
 
 @pytest.fixture
@@ -327,14 +329,14 @@ async def test_lines_of_another_version_are_scored_again(
     assert len(read_table(output)) == 4
 
 
-def test_a_thing_named_twice_is_scored_once(samples: Path) -> None:
+async def test_a_thing_named_twice_is_scored_once(samples: Path) -> None:
     one = samples / "fake-1.jpg"
     found = find_pictures([one, samples, one, samples])
     assert max(Counter(found).values()) == 1
     assert len(found) == 4
 
 
-def test_files_named_by_hand_need_no_suffix(tmp_path: Path) -> None:
+async def test_files_named_by_hand_need_no_suffix(tmp_path: Path) -> None:
     (tmp_path / "picture").write_bytes(jpeg())
     (tmp_path / "UPPER.JPEG").write_bytes(jpeg())
     assert find_pictures([tmp_path / "picture"]) == [tmp_path / "picture"]

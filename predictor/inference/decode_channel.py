@@ -1,0 +1,255 @@
+"""A decoder process as the event loop sees it: it is given pictures, and answers them.
+
+The loop speaks to it without a thread between: over one socket, by a transport, whose callbacks
+cost less than a task's turns. docs/decisions/0012 has what that is worth.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import time
+from collections.abc import Callable, Sequence
+from typing import Final, TypeAlias, cast
+
+import numpy as np
+
+from predictor.errors import DeadlineExceeded, InternalError, InvalidImage, Overloaded, WireError
+from predictor.inference.decode_nursery import DecoderProcess
+from predictor.inference.decode_pool import Job, Result
+from predictor.inference.decode_wire import (
+    DONE,
+    GROUP,
+    MAX_TEXT,
+    NO_ROOM,
+    OUT_OF_MEMORY,
+    REFUSALS,
+    REPLY,
+    Terms,
+    request_of,
+)
+from predictor.inference.delivery import EXPIRED
+
+log = logging.getLogger("predictor.decoding")
+
+UNASKED_S: Final = 60.0
+"""Longest that one picture may be decoded whose request names no deadline."""
+WORTH_KILLING_S: Final = 0.1
+"""A decoder whose request expired is left this long to finish: ending it sooner would let callers
+with short deadlines spend our processes at less than they cost."""
+GROUP_CPU_S: Final = 0.1
+"""CPU seconds for a picture that others wait for in the same group. One that takes more, which few
+small ones do, is tried again alone."""
+CRASHES: Final = {
+    *(signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGTRAP),
+    *(signal.SIGABRT, signal.SIGSYS),
+}
+"""Signals that a process brings on itself. Any other comes from outside, whatever the picture."""
+ENDED: Final = "the decoder was ended before the picture was decoded; retry later"
+
+NOT_BEGUN: Final = 255
+"""In place of the number of a picture."""
+
+Outcome: TypeAlias = Result | WireError
+
+
+class Channel(asyncio.BufferedProtocol):
+    """One group of pictures at a time.
+
+    Args:
+        answered: called when a group is done, before its jobs are told: the next one can be given.
+        ran: called with the jobs of a forward, and when it began and ended.
+        patience_s: how much longer than decoding may take a group may be away.
+
+    Attributes:
+        group: the jobs it is at; what is left of them, once it has ended.
+        ended: done once it is of no more use.
+        served: pictures so far.
+    """
+
+    def __init__(
+        self,
+        decoder: DecoderProcess,
+        terms: Terms,
+        *,
+        answered: Callable[[Channel], None],
+        ran: Callable[[Sequence[Job], float, float], None],
+        patience_s: float,
+    ) -> None:
+        self.group: Sequence[Job] = ()
+        self.ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.served = 0
+        self._decoder = decoder
+        self._terms = terms
+        self._answered = answered
+        self._ran = ran
+        self._patience_s = patience_s
+        self._loop = asyncio.get_running_loop()
+        self._transport: asyncio.Transport
+        self._dtype, self._shape = terms.result
+        self._result_bytes = int(np.prod(self._shape)) * self._dtype.itemsize
+        largest = 1 if terms.network is None else terms.network.largest_group
+        self._buffer = bytearray(largest * (REPLY.size + max(MAX_TEXT, self._result_bytes)))
+        self._view = memoryview(self._buffer)
+        self._received = 0
+        self._began = self._allowed_until = 0.0
+        self._gives_up: asyncio.TimerHandle | None = None
+        self._gave_up = False
+
+    def start(self, group: Sequence[Job]) -> None:
+        """Send pictures; several only where the network is run on them."""
+        now = self._began = time.monotonic()
+        self.group = group
+        self._received = 0
+        self._decoder.progress[0] = NOT_BEGUN
+        deadlines = [job.deadline for job in group]
+        until = max(now + UNASKED_S if each is None else each for each in deadlines)
+        allowed_s = max(until - now, WORTH_KILLING_S)
+        cpu_s = self._terms.max_cpu_s
+        if len(group) == 1:
+            head = GROUP.pack(1, allowed_s, cpu_s)
+        else:  # by the clock of the CPU: a machine with other work may take seconds
+            head = GROUP.pack(len(group), 0.0, min(cpu_s, GROUP_CPU_S))
+        self._allowed_until = now + allowed_s
+        self._gives_up = self._loop.call_later(allowed_s + self._patience_s, self._give_up)
+        parts: list[bytes | memoryview] = [head]
+        for job in group:
+            parts += request_of(job.picture)
+        self._transport.writelines(parts)
+
+    def stop(self) -> None:
+        """Send nothing more; the decoder sees it, and ends."""
+        self._transport.abort()
+
+    # asyncio's side
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        return self._view[self._received :]
+
+    def buffer_updated(self, nbytes: int) -> None:
+        self._received += nbytes
+        try:
+            replies = self._replies()
+        except ValueError:
+            replies = [(-1, 0.0, b"")] * len(self.group)
+        if replies is not None:
+            self._settle(replies)
+
+    def eof_received(self) -> None:
+        """Closes the transport."""
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self._gives_up is not None:
+            self._gives_up.cancel()
+        if not self.ended.done():  # else the pool is closed
+            self.ended.set_result(None)
+
+    def _give_up(self) -> None:
+        self._gave_up = True
+        self._transport.abort()
+
+    # Answers
+
+    def _replies(self) -> list[tuple[int, float, memoryview | bytes]] | None:
+        """Those of the group, once all are there. Raises ValueError: it cannot be one."""
+        replies: list[tuple[int, float, memoryview | bytes]] = []
+        at = 0
+        for _ in self.group:
+            if self._received < at + REPLY.size:
+                return None
+            kind, forward_s, size = REPLY.unpack_from(self._view, at)
+            at += REPLY.size
+            if size > max(MAX_TEXT, self._result_bytes):
+                raise ValueError
+            if self._received < at + size:
+                return None
+            replies.append((kind, forward_s, self._view[at : at + size]))
+            at += size
+        if self._received > at:
+            raise ValueError
+        return replies
+
+    def _settle(self, replies: Sequence[tuple[int, float, memoryview | bytes]]) -> None:
+        ended = time.monotonic()
+        group, self.group = self.group, ()
+        if self._gives_up is not None:
+            self._gives_up.cancel()
+        took = ended - self._began
+        self.served += len(group)
+        outcomes: list[Outcome] = []
+        good: list[Job] = []
+        longest = 0.0
+        usable = bool(group)  # else nothing was asked
+        for job, (kind, forward_s, body) in zip(group, replies, strict=True):
+            if kind == DONE and len(body) == self._result_bytes:
+                forward_s = min(max(0.0, forward_s), took)  # noqa: PLW2901  # whatever it says
+                array = np.frombuffer(bytes(body), self._dtype).reshape(self._shape)
+                decode_s = (took - forward_s) / len(group)
+                outcomes.append(Result(array, decode_s, forward_s, took, len(group)))
+                longest = max(longest, forward_s)
+                good.append(job)
+            elif kind in REFUSALS:
+                outcomes.append(REFUSALS[kind](str(body, "utf-8", "replace")))
+            else:
+                usable = False
+                text = str(body[:MAX_TEXT], "utf-8", "replace")
+                outcomes.append(job.context.run(self._fault, kind, text))
+        if usable:
+            self._answered(self)
+        else:
+            self._transport.abort()
+        if good and self._terms.network is not None:
+            self._ran(good, ended - longest, ended)
+        for job, outcome in zip(group, outcomes, strict=True):
+            job.then(outcome)
+
+    def _fault(self, kind: int, text: str) -> WireError:
+        if kind == OUT_OF_MEMORY:
+            log.warning("a decoder ran out of memory")
+            return InvalidImage(
+                f"decoding the picture takes more than {self._terms.max_memory_bytes} bytes of "
+                "memory (decoding.max_memory_bytes); send it smaller"
+            )
+        if kind == NO_ROOM:
+            log.warning("a lane ran out of memory")
+            return Overloaded("the network found no memory; retry later", reason="device_memory")
+        log.error("a picture could not be decoded", extra={"place": text or f"reply {kind}"})
+        return InternalError()
+
+    # Its end
+
+    @property
+    def begun(self) -> bool:
+        """Whether it had begun with what it was last given."""
+        return self._decoder.progress[0] != NOT_BEGUN
+
+    @property
+    def at_fault(self) -> int:
+        """Which of the group it was decoding when it ended; none of them, if that was over."""
+        return self._decoder.progress[0]
+
+    def death(self, code: int | None) -> WireError:
+        """What to tell the caller whose picture was in a decoder that ended."""
+        if self._gave_up or (code == -signal.SIGALRM and time.monotonic() >= self._allowed_until):
+            return DeadlineExceeded(EXPIRED)
+        log.warning("a decoder ended at work", extra={"exit": exit_name(code)})
+        if code == -signal.SIGPROF:
+            return InvalidImage(
+                f"decoding the picture takes more than {self._terms.max_cpu_s:g} s of CPU time "
+                "(decoding.max_cpu_s); save it anew, or smaller"
+            )
+        if code is None or (code < 0 and -code not in CRASHES):  # the kernel short of memory, say
+            return Overloaded(ENDED, reason="decoder")
+        return InvalidImage("the picture breaks its decoder; save it anew")
+
+
+def exit_name(code: int | None) -> str:
+    """An exit code, by the name of the signal where it is one."""
+    return SIGNAL_NAMES.get(code, str(code))
+
+
+SIGNAL_NAMES: Final[dict[int | None, str]] = {-each: each.name for each in signal.Signals}
