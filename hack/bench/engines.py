@@ -1,9 +1,9 @@
 """What each engine is worth on this machine's CPU: `python -m hack.bench.engines`.
 
 The forward alone, in pictures a second, by network, batch and lanes; and a whole replica: seconds
-from its start until it is ready, and its memory. Both engines in one run, in turns, so that
-whatever else the machine does meets both alike; medians over the rounds. Weights are random: they
-cost the same as trained ones.
+from its start until it is ready, and the memory of all its processes (PSS). Both engines in one
+run, in turns, so that whatever else the machine does meets both alike; medians over the rounds.
+Weights are random: they cost the same as trained ones.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hack.load.bundles import bundle_of
+from hack.load.process_tree import ProcessTree
 from hack.load.server import serving
 from predictor.bundle.manifest import read_manifest
 from predictor.inference.engine import Engine
@@ -112,7 +113,7 @@ def replicas(name: str, path: Path, rounds: int) -> str:
         for engine in ENGINES:
             with serving(path, ["--model.engine", engine, "--model.device", "cpu"]) as server:
                 ready[engine].append(server.ready_s)
-                memory[engine].append(server.resident_bytes() / MIB)
+                memory[engine].append(ProcessTree(server.process.pid).memory_bytes() / MIB)
     cells = [name]
     for found, digits in ((ready, 1), (memory, 0)):
         torch, onnx = (statistics.median(found[engine]) for engine in ENGINES)

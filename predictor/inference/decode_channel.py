@@ -65,6 +65,7 @@ class Channel(asyncio.BufferedProtocol):
     Attributes:
         group: the jobs it is at; what is left of them, once it has ended.
         ended: done once it is of no more use.
+        stopped: whether that was our choice.
         served: pictures so far.
     """
 
@@ -79,6 +80,7 @@ class Channel(asyncio.BufferedProtocol):
     ) -> None:
         self.group: Sequence[Job] = ()
         self.ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.stopped = False
         self.served = 0
         self._decoder = decoder
         self._terms = terms
@@ -90,8 +92,9 @@ class Channel(asyncio.BufferedProtocol):
         self._dtype, self._shape = terms.result
         self._result_bytes = int(np.prod(self._shape)) * self._dtype.itemsize
         largest = 1 if terms.network is None else terms.network.largest_group
-        self._buffer = bytearray(largest * (REPLY.size + max(MAX_TEXT, self._result_bytes)))
-        self._view = memoryview(self._buffer)
+        # One more than there can be, for a buffer that is full when it is asked for is an error.
+        room = largest * (REPLY.size + max(MAX_TEXT, self._result_bytes)) + 1
+        self._view = memoryview(bytearray(room))
         self._received = 0
         self._began = self._allowed_until = 0.0
         self._gives_up: asyncio.TimerHandle | None = None
@@ -99,10 +102,12 @@ class Channel(asyncio.BufferedProtocol):
 
     def start(self, group: Sequence[Job]) -> None:
         """Send pictures; several only where the network is run on them."""
-        now = self._began = time.monotonic()
         self.group = group
-        self._received = 0
         self._decoder.progress[0] = NOT_BEGUN
+        if self._transport.is_closing():  # it ended a moment ago, and who keeps it will find them
+            return
+        now = self._began = time.monotonic()
+        self._received = 0
         deadlines = [job.deadline for job in group]
         until = max(now + UNASKED_S if each is None else each for each in deadlines)
         allowed_s = max(until - now, WORTH_KILLING_S)
@@ -116,10 +121,23 @@ class Channel(asyncio.BufferedProtocol):
         parts: list[bytes | memoryview] = [head]
         for job in group:
             parts += request_of(job.picture)
-        self._transport.writelines(parts)
+        self._send(parts)
+
+    def _send(self, parts: list[bytes | memoryview]) -> None:
+        """At once, mostly: a transport waits with it until the loop has nothing else to do."""
+        try:
+            sent = self._decoder.work.sendmsg(parts)
+        except OSError:  # full; or it has ended, which the transport will see
+            sent = 0
+        for number, part in enumerate(parts):
+            if sent < len(part):
+                self._transport.writelines([memoryview(part)[sent:], *parts[number + 1 :]])
+                return
+            sent -= len(part)
 
     def stop(self) -> None:
-        """Send nothing more; the decoder sees it, and ends."""
+        """Have no more to do with it; it sees that, and ends."""
+        self.stopped = True
         self._transport.abort()
 
     # asyncio's side
@@ -176,6 +194,7 @@ class Channel(asyncio.BufferedProtocol):
     def _settle(self, replies: Sequence[tuple[int, float, memoryview | bytes]]) -> None:
         ended = time.monotonic()
         group, self.group = self.group, ()
+        self._received = 0
         if self._gives_up is not None:
             self._gives_up.cancel()
         took = ended - self._began
@@ -201,7 +220,7 @@ class Channel(asyncio.BufferedProtocol):
         if usable:
             self._answered(self)
         else:
-            self._transport.abort()
+            self.stop()
         if good and self._terms.network is not None:
             self._ran(good, ended - longest, ended)
         for job, outcome in zip(group, outcomes, strict=True):

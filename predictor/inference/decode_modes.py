@@ -8,7 +8,7 @@ from predictor.inference.cpus import usable_cpus
 from predictor.inference.decode_pool import DecodePool
 from predictor.inference.decode_process import ProcessDecodePool
 from predictor.inference.decode_threads import ThreadDecodePool
-from predictor.inference.decode_wire import Decoder, Network, Terms
+from predictor.inference.decode_wire import Decoder, Network, Terms, files_of
 from predictor.inference.decoding import DecodeLimits, decode
 from predictor.inference.onnx_engine import LARGEST_BATCH
 from predictor.settings import Settings
@@ -40,7 +40,8 @@ def open_lanes(settings: Settings, manifest: Manifest) -> ProcessDecodePool:
         BundleError: the graph cannot be run.
     """
     largest = min(settings.batching.max_batch_size, LARGEST_BATCH)
-    network = Network(manifest.path / GRAPH, manifest.num_classes, largest)
+    graph = manifest.path / GRAPH
+    network = Network(graph, manifest.num_classes, largest, files_of(graph))
     return ProcessDecodePool(
         _terms(settings, manifest.preprocessing, decode, network),
         workers=settings.decoding.workers or usable_cpus(),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import mmap
 import os
@@ -32,7 +33,9 @@ from predictor.inference.engine import EngineInput
 log = logging.getLogger("predictor.decoding")
 
 START_S: Final = 60.0
-"""A new decoder answers by then; the nursery's first one has its imports to wait for."""
+"""A new decoder answers by then, and its nursery, which has its imports to wait for."""
+LOAD_S: Final = 600.0
+"""The same for a nursery that loads a network: a large one, from a slow disk."""
 
 
 class Nursery:
@@ -80,34 +83,44 @@ class Nursery:
         return decoder
 
     def close(self) -> None:
-        """The nursery ends when its channel closes, and the decoders end with it."""
-        with self._lock:
-            self.closed = True
-            if self._channel is not None:
-                self._channel.close()
-                self._channel = None
+        """The nursery ends when its channel does, and the decoders end with it. Waits for nobody,
+        not even for who is starting one."""
+        self.closed = True
+        channel = self._channel
+        if channel is not None:
+            with contextlib.suppress(OSError):  # it has ended already
+                channel.shutdown(socket.SHUT_RDWR)
 
     def wait(self) -> None:
-        """Until the process is gone; its channel must be closed."""
+        """Until the process is gone; it has ended, or was closed."""
         if self._process is not None:
             self._process.wait()
+        if self._channel is not None:
+            self._channel.close()
 
     def _hand_over(self, descriptors: list[int]) -> None:
         with self._lock:
-            if self.closed:
-                raise OSError("closed")
-            if self._channel is not None:
+            if self._channel is not None and not self.closed:
                 try:
                     socket.send_fds(self._channel, [b"+"], descriptors)
                     return
                 except OSError:
                     log.warning("the decoders' nursery ended; starting another")
-                    self._channel.close()
-            self._channel = self._start()
-            socket.send_fds(self._channel, [b"+"], descriptors)
+            if self.closed:
+                raise OSError("closed")
+            self.wait()
+            channel = self._channel = self._start()
+            try:
+                if self.closed:  # meanwhile
+                    raise OSError("closed")
+                self._have_ready(channel)
+                socket.send_fds(channel, [b"+"], descriptors)
+            except (OSError, BundleError):
+                self._channel = None
+                channel.close()
+                raise
 
     def _start(self) -> socket.socket:
-        self.wait()
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         # One thread, or forking it would not be safe: OpenBLAS starts its own on import.
         environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
@@ -126,19 +139,17 @@ class Nursery:
                 # Out of reach of a terminal's Ctrl-C: the server stops first, and in order.
                 start_new_session=True,
             )
-        try:
-            ours.settimeout(START_S)
-            ours.sendall(pickle.dumps(self._terms))
-            answer = ours.recv(MAX_TEXT)
-        except OSError:
-            ours.close()
-            raise
-        if answer != READY:
-            ours.close()
-            if answer:
-                raise BundleError(answer.decode(errors="replace"))
-            raise ConnectionError("it ended before it was ready")
         return ours
+
+    def _have_ready(self, channel: socket.socket) -> None:
+        channel.settimeout(START_S if self._terms.network is None else LOAD_S)
+        channel.sendall(pickle.dumps(self._terms))
+        answer = channel.recv(MAX_TEXT)
+        if not answer:
+            raise ConnectionError("it ended before it was ready")
+        if answer != READY:
+            raise BundleError(answer.decode(errors="replace"))
+        channel.settimeout(None)
 
 
 class DecoderProcess:

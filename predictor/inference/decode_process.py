@@ -282,20 +282,17 @@ class ProcessDecodePool(DecodePool):
         self._feed()
         try:
             await channel.ended
-            served_its_time = channel.served >= self._recycle_after
-            code = await asyncio.to_thread(decoder.end)
-            if not served_its_time:
-                self._ended(channel, code)
+            if channel in self._idle:
+                self._idle.remove(channel)
+            self._ended(channel, await asyncio.to_thread(decoder.end))
         finally:
             self._channels.discard(channel)
 
     def _ended(self, channel: Channel, code: int | None) -> None:
         """Answer the picture that ended its decoder; those that only were there are tried again,
         each alone, so that none can end a decoder under others twice."""
-        if channel in self._idle:
-            self._idle.remove(channel)
         group, channel.group = channel.group, ()
-        if not group:
+        if not group and not channel.stopped:
             log.warning("a decoder ended while idle", extra={"exit": exit_name(code)})
         at_fault = channel.at_fault
         for number, job in enumerate(group):

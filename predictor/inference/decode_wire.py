@@ -22,6 +22,7 @@ from typing import Final, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from predictor.bundle.files import WEIGHTS
 from predictor.bundle.manifest import Preprocessing
 from predictor.errors import (
     ImageTooLarge,
@@ -62,12 +63,23 @@ class Network:
     """The graph that decoders run on what they decoded, where they do.
 
     Attributes:
+        graph: its file, whose weights lie beside it.
         largest_group: pictures in one forward, at most.
+        files: what `files_of` said of the bundle that was verified: another one under the same
+            name, which a later nursery would find, is not it.
     """
 
     graph: Path
     num_classes: int
     largest_group: int
+    files: tuple[tuple[int, ...], ...]
+
+
+def files_of(graph: Path) -> tuple[tuple[int, ...], ...]:
+    """What tells a graph's file, and that of its weights, from others: size, and the time of the
+    last change in nanoseconds. Inodes would, too, but a mounted bucket may give them anew."""
+    found = (each.stat() for each in (graph, graph.with_name(WEIGHTS)))
+    return tuple((file.st_size, file.st_mtime_ns) for file in found)
 
 
 @dataclass(frozen=True, slots=True)

@@ -50,6 +50,7 @@ from predictor.inference.decode_wire import (
     STATUS,
     Network,
     Terms,
+    files_of,
 )
 from predictor.inference.decoding import prepare
 from predictor.inference.engine import EngineInput
@@ -113,6 +114,11 @@ def _load(network: Network, terms: Terms) -> Forward:
     """Load the network, and have it take what memory it needs. Raises BundleError."""
     from predictor.bundle.graph import Session
 
+    if files_of(network.graph) != network.files:
+        raise BundleError(
+            f"{network.graph.name} or its weights are not those that were verified at the start; "
+            "start again to serve what is there now"
+        )
     size = terms.preprocessing.input_size
     session = Session(network.graph, input_size=size, num_classes=network.num_classes)
     for count in sorted({1, network.largest_group}):

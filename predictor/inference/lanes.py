@@ -7,6 +7,7 @@ core's cache once for all of them.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -19,11 +20,13 @@ from predictor.errors import InternalError
 from predictor.inference.costs import LaneCosts, Mean
 from predictor.inference.decode_pool import Job, Result
 from predictor.inference.decode_process import ProcessDecodePool
-from predictor.inference.delivery import Item, Passed, log, on_their_way, settle
+from predictor.inference.delivery import Item, Passed, on_their_way, settle
 from predictor.inference.observer import Observer
 from predictor.inference.onnx_engine import OnnxEngine
 from predictor.inference.pictures import Picture
 from predictor.inference.timeline import Timeline
+
+log = logging.getLogger("predictor.lanes")
 
 _PASSED: Passed = (
     ("decode", attrgetter("taken")),

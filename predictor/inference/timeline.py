@@ -7,9 +7,10 @@ from typing import Final, Literal, NamedTuple, TypeAlias
 Stage: TypeAlias = Literal["receive", "decode", "queue", "forward", "encode"]
 
 STAGES: Final[tuple[Stage, ...]] = ("receive", "decode", "queue", "forward", "encode")
-"""In the order of a request: until its body is here, parsed and let in; until its last picture is
-decoded, waiting for a decoder included; until its last picture leaves the queue; until the network
-has answered; until the reply is written down."""
+"""In the order of a request on a GPU: until its body is here, parsed and let in; until its last
+picture is decoded, waiting for a decoder included; until its last picture leaves the queue; until
+the network has answered; until the reply is written down. Where a lane does both, pictures wait in
+the queue before they are decoded."""
 
 
 class Passage(NamedTuple):

@@ -272,7 +272,8 @@ class BatchingSettings(Group):
         le=1000,
         description="Milliseconds a batch may wait, at most, for pictures that are on their way. "
         "It waits no longer than a fuller batch saves, by what forwards took lately: on one core "
-        "per lane not at all. 0 never waits. A lone request never waits.",
+        "per lane not at all. 0 never waits. A lone request never waits, nor does any picture in a "
+        "lane that is a process.",
     )
     weights: Pairs[Annotated[int, Field(ge=1, le=1000)]] = Field(
         {},
@@ -285,8 +286,8 @@ class BatchingSettings(Group):
         gt=0,
         le=3600,
         description="Seconds one forward may take before the device counts as hung: the process "
-        "then fails its requests and exits non-zero, to be restarted. Too short ends a healthy "
-        "server under load.",
+        "then fails its requests and exits non-zero, to be restarted; of lanes that are processes "
+        "only that one is replaced. Too short ends a healthy server under load.",
     )
 
 
@@ -303,7 +304,8 @@ class DecodingSettings(Group):
         0,
         ge=0,
         le=256,
-        description="Pictures decoded at once. 0 is one per CPU this process may use.",
+        description="Pictures decoded at once; lanes, where these are processes. 0 is one per CPU this "
+        "process may use.",
     )
     max_cpu_s: float = Field(
         10.0,
@@ -317,7 +319,7 @@ class DecodingSettings(Group):
         ge=128 * MIB,
         le=65536 * MIB,
         description="Private memory of one decoder in mode `process`, of which 64 MiB are its "
-        "own; a picture that takes more is INVALID_IMAGE.",
+        "own, and the network's is none; a picture that takes more is INVALID_IMAGE.",
     )
 
 

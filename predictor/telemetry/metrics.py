@@ -90,7 +90,7 @@ BATCH_SIZE: Final = Metric(
 QUEUE_DEPTH: Final = Metric(
     "gauge",
     "inference_queue_depth",
-    "Decoded pictures that wait for the device now.",
+    "Pictures that wait for a lane, or for the device, now.",
 )
 QUEUE_LIMIT: Final = Metric(
     "gauge",
@@ -100,8 +100,8 @@ QUEUE_LIMIT: Final = Metric(
 QUEUE_WAIT: Final = Metric(
     "histogram",
     "inference_queue_wait_seconds",
-    "What one picture waited for the device, the same as stage `queue`, under the name that "
-    "autoscaling asks for.",
+    "What one picture waited for a lane, or for the device, the same as stage `queue`, under the "
+    "name that autoscaling asks for.",
     (),
     STAGES_S,
 )

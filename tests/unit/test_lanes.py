@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import shutil
 import signal
 import time
 from collections.abc import AsyncIterator, Sequence
@@ -31,7 +32,7 @@ from predictor.errors import (
 )
 from predictor.inference.classifier import load_classifier
 from predictor.inference.decode_process import ProcessDecodePool
-from predictor.inference.decode_wire import Network, Terms
+from predictor.inference.decode_wire import Network, Terms, files_of
 from predictor.inference.decoding import DecodeLimits, decode, prepare
 from predictor.inference.delivery import answers_of
 from predictor.inference.lanes import LanePipeline
@@ -53,8 +54,12 @@ def manifest() -> Manifest:
     return read_manifest(DEBUG)
 
 
+def network_of(graph: Path, manifest: Manifest) -> Network:
+    return Network(graph, manifest.num_classes, 4, files_of(graph))
+
+
 def terms(manifest: Manifest, **changes: Any) -> Terms:
-    network = Network(manifest.path / "model.onnx", manifest.num_classes, 4)
+    network = network_of(manifest.path / "model.onnx", manifest)
     usual = Terms(faults.decode, manifest.preprocessing, DecodeLimits(), 1.0, 512 * MIB, network)
     return replace(usual, **changes)
 
@@ -83,10 +88,10 @@ async def running(
 
 
 async def logits(
-    lanes: LanePipeline, picture: Picture | bytes, within_s: float | None = PATIENCE_S
+    lanes: LanePipeline, picture: Picture | bytes, within_s: float = PATIENCE_S
 ) -> NDArray[np.float32]:
     asked = EncodedImage(picture) if isinstance(picture, bytes) else picture
-    deadline = None if within_s is None else time.monotonic() + within_s
+    deadline = time.monotonic() + within_s
     timeline = Timeline(time.monotonic())
     with lanes.run([asked], caller="", deadline=deadline, timeline=timeline) as items:
         [answer] = await answers_of(items)
@@ -117,9 +122,8 @@ async def test_every_kind_of_picture_is_answered_as_the_graph_does(manifest: Man
         graph(tensor[np.newaxis]),
     ]
     async with running(terms(manifest)) as lanes:
-        for picture, [row] in zip(
-            (EncodedImage(data), Pixels(array), Tensor(tensor)), expected, strict=True
-        ):
+        sent: list[Picture] = [EncodedImage(data), Pixels(array), Tensor(tensor)]
+        for picture, [row] in zip(sent, expected, strict=True):
             np.testing.assert_allclose(await logits(lanes, picture), row, atol=1e-5)
 
 
@@ -131,7 +135,7 @@ async def test_pictures_that_wait_share_a_forward_and_none_is_mixed_up(manifest:
         answers = await together(lanes, *several)
     assert max(seen.batches) == 4
     assert sum(seen.batches) == len(several) + 1
-    np.testing.assert_allclose(np.array(answers), alone, atol=1e-5)
+    np.testing.assert_allclose(np.stack(answers), alone, atol=1e-5)  # type: ignore[arg-type]
 
 
 async def test_a_tensor_shares_no_forward_with_pixels(manifest: Manifest) -> None:
@@ -174,7 +178,8 @@ async def test_what_breaks_a_lane_costs_its_own_picture_wherever_it_stands_in_it
     assert isinstance(broken, error), broken
     with pytest.raises(error, match=words):
         raise broken
-    np.testing.assert_allclose(np.array([*answers, again]), [expected] * 4, atol=1e-5)
+    good_answers: Any = [*answers, again]
+    np.testing.assert_allclose(good_answers, [expected] * 4, atol=1e-5)
 
 
 async def test_a_picture_that_hangs_is_ended_at_its_deadline(manifest: Manifest) -> None:
@@ -187,20 +192,15 @@ async def test_a_picture_that_hangs_is_ended_at_its_deadline(manifest: Manifest)
 
 async def test_a_lane_that_says_nothing_is_given_up(manifest: Manifest) -> None:
     """Stopped, as it might hang in the network: its own alarm does not end it."""
+    before = descendants(os.getpid())
     async with running(terms(manifest), patience_s=0.2) as lanes:
         await logits(lanes, pictures.jpeg())
-        [lane] = {pid for pid in descendants(os.getpid()) if not descendants(pid)} & {
-            pid for pid in descendants(os.getpid()) if "decode_worker" in command(pid)
-        }
+        [lane] = {pid for pid in descendants(os.getpid()) - before if not descendants(pid)}
         os.kill(lane, signal.SIGSTOP)
         with pytest.raises(DeadlineExceeded):
             await logits(lanes, pictures.jpeg(), within_s=0.1)
         await logits(lanes, pictures.jpeg())
         eventually(lambda: not alive({lane}) or None, 10, "it to be gone")
-
-
-def command(pid: int) -> str:
-    return Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace")
 
 
 async def test_a_tensor_of_another_size_is_refused(manifest: Manifest) -> None:
@@ -271,11 +271,35 @@ def test_a_graph_that_cannot_be_run_stops_the_start_and_says_why(
     broken = tmp_path / "model.onnx"
     broken.write_bytes(b"no graph")
     (tmp_path / "model.safetensors").write_bytes(b"12345678")
-    network = Network(broken, manifest.num_classes, 4)
+    network = network_of(broken, manifest)
     before = descendants(os.getpid())
     with pytest.raises(BundleError, match=r"cannot load it with model\.safetensors"):
         ProcessDecodePool(terms(manifest, network=network), workers=1)
     eventually(lambda: descendants(os.getpid()) <= before or None, 10, "the nursery to end")
+
+
+async def until_refused(lanes: LanePipeline) -> None:
+    while True:
+        await logits(lanes, pictures.jpeg())
+
+
+async def test_a_bundle_that_was_exchanged_is_not_served_under_the_old_name(
+    manifest: Manifest, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The lanes' nursery ends, and the next one would load what lies there now."""
+    graph = tmp_path / "model.onnx"
+    for name in ("model.onnx", "model.safetensors"):
+        shutil.copy(manifest.path / name, tmp_path)
+    before = descendants(os.getpid())
+    async with running(terms(manifest, network=network_of(graph, manifest))) as lanes:
+        await logits(lanes, pictures.jpeg())
+        shutil.copy(manifest.path / "model.safetensors", tmp_path / "other")
+        (tmp_path / "other").replace(tmp_path / "model.safetensors")
+        [nursery] = {pid for pid in descendants(os.getpid()) - before if descendants(pid)}
+        os.kill(nursery, signal.SIGKILL)
+        with pytest.raises(Overloaded, match="no decoder can be started"):
+            await until_refused(lanes)
+    assert "are not those that were verified" in str(caplog.records[-1].__dict__["reason"])
 
 
 async def test_a_bundle_with_a_graph_is_served_in_lanes_and_one_without_is_not(
