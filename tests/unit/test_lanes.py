@@ -41,7 +41,7 @@ from predictor.inference.pictures import EncodedImage, Picture, Pixels, Tensor
 from predictor.inference.timeline import Timeline
 from predictor.settings import Settings
 from tests import faults, pictures
-from tests.processes import alive, descendants
+from tests.processes import alive, descendants, threads
 from tests.server.process import eventually
 
 DEBUG = Path(__file__).parents[2] / "checkpoints" / "debug"
@@ -201,6 +201,15 @@ async def test_a_lane_that_says_nothing_is_given_up(manifest: Manifest) -> None:
             await logits(lanes, pictures.jpeg(), within_s=0.1)
         await logits(lanes, pictures.jpeg())
         eventually(lambda: not alive({lane}) or None, 10, "it to be gone")
+
+
+async def test_a_lane_is_forked_by_one_thread(manifest: Manifest) -> None:
+    """ONNX Runtime is loaded there, and forking a process of several threads is not safe."""
+    before = descendants(os.getpid())
+    async with running(terms(manifest)) as lanes:
+        await logits(lanes, pictures.jpeg())
+        [nursery] = {pid for pid in descendants(os.getpid()) - before if descendants(pid)}
+        assert threads(nursery) == 1
 
 
 async def test_a_tensor_of_another_size_is_refused(manifest: Manifest) -> None:
