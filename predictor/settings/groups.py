@@ -304,8 +304,8 @@ class DecodingSettings(Group):
         0,
         ge=0,
         le=256,
-        description="Pictures decoded at once; lanes, where these are processes. 0 is one per CPU this "
-        "process may use.",
+        description="Pictures decoded at once; lanes, where these are processes. 0 is one per "
+        "CPU that this process may use.",
     )
     max_cpu_s: float = Field(
         10.0,
