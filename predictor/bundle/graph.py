@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import mmap
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -83,8 +84,7 @@ class Session:
     def __init__(
         self, source: Path | bytes, *, input_size: tuple[int, int], num_classes: int
     ) -> None:
-        import onnxruntime
-
+        onnxruntime = _import_onnxruntime()
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = options.inter_op_num_threads = 1
         options.log_severity_level = _FATAL
@@ -152,6 +152,16 @@ def _weights_beside(graph: Path, options: Any) -> mmap.mmap:
         weights = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     options.add_external_initializers_from_files_in_memory([WEIGHTS], [weights], [len(weights)])
     return weights
+
+
+def _import_onnxruntime() -> Any:
+    """Without its telemetry, unless the environment says otherwise: since 1.29 its Linux builds
+    report what they run to their maker, from a thread that a fork would lose. It looks at this
+    when it is imported (its `Privacy.md`)."""
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+    import onnxruntime
+
+    return onnxruntime
 
 
 _FATAL: Final = 4
