@@ -19,7 +19,9 @@ from predictor.errors import DeadlineExceeded, InternalError, InvalidImage, Over
 from predictor.inference.decode_nursery import DecoderProcess
 from predictor.inference.decode_pool import Job, Result
 from predictor.inference.decode_wire import (
+    BROKEN,
     DONE,
+    EXIT_OUT_OF_MEMORY,
     GROUP,
     MAX_TEXT,
     NO_ROOM,
@@ -119,8 +121,13 @@ class Channel(asyncio.BufferedProtocol):
         self._allowed_until = now + allowed_s
         self._gives_up = self._loop.call_later(allowed_s + self._patience_s, self._give_up)
         parts: list[bytes | memoryview] = [head]
-        for job in group:
-            parts += request_of(job.picture)
+        try:
+            for job in group:
+                parts += request_of(job.picture)
+        except Exception:  # who else is waiting must not notice
+            log.exception("pictures cannot be sent")
+            self._settle([(BROKEN, 0.0, b"")] * len(group))
+            return
         self._send(parts)
 
     def _send(self, parts: list[bytes | memoryview]) -> None:
@@ -222,17 +229,16 @@ class Channel(asyncio.BufferedProtocol):
         else:
             self.stop()
         if good and self._terms.network is not None:
-            self._ran(good, ended - longest, ended)
+            try:
+                self._ran(good, ended - longest, ended)
+            except Exception:  # an observer's fault is nobody's answer
+                log.exception("a forward could not be counted")
         for job, outcome in zip(group, outcomes, strict=True):
             job.then(outcome)
 
     def _fault(self, kind: int, text: str) -> WireError:
         if kind == OUT_OF_MEMORY:
-            log.warning("a decoder ran out of memory")
-            return InvalidImage(
-                f"decoding the picture takes more than {self._terms.max_memory_bytes} bytes of "
-                "memory (decoding.max_memory_bytes); send it smaller"
-            )
+            return self._too_much_memory()
         if kind == NO_ROOM:
             log.warning("a lane ran out of memory")
             return Overloaded("the network found no memory; retry later", reason="device_memory")
@@ -251,10 +257,16 @@ class Channel(asyncio.BufferedProtocol):
         """Which of the group it was decoding when it ended; none of them, if that was over."""
         return self._decoder.progress[0]
 
-    def death(self, code: int | None) -> WireError:
-        """What to tell the caller whose picture was in a decoder that ended."""
+    def death(self, code: int | None, *, decoding: bool) -> WireError:
+        """What to tell the caller whose picture was in a decoder that ended.
+
+        Args:
+            decoding: whether it ended over that, and not over the network.
+        """
         if self._gave_up or (code == -signal.SIGALRM and time.monotonic() >= self._allowed_until):
             return DeadlineExceeded(EXPIRED)
+        if code == EXIT_OUT_OF_MEMORY:
+            return self._too_much_memory()
         log.warning("a decoder ended at work", extra={"exit": exit_name(code)})
         if code == -signal.SIGPROF:
             return InvalidImage(
@@ -263,7 +275,16 @@ class Channel(asyncio.BufferedProtocol):
             )
         if code is None or (code < 0 and -code not in CRASHES):  # the kernel short of memory, say
             return Overloaded(ENDED, reason="decoder")
+        if code >= 0 or not decoding:
+            return InternalError()
         return InvalidImage("the picture breaks its decoder; save it anew")
+
+    def _too_much_memory(self) -> InvalidImage:
+        log.warning("a decoder ran out of memory")
+        return InvalidImage(
+            f"decoding the picture takes more than {self._terms.max_memory_bytes} bytes of memory "
+            "(decoding.max_memory_bytes); send it smaller"
+        )
 
 
 def exit_name(code: int | None) -> str:

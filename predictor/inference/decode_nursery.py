@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import logging
 import mmap
 import os
@@ -11,7 +12,6 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from typing import Final
 
 import numpy as np
@@ -43,7 +43,6 @@ class Nursery:
 
     Attributes:
         closed: True once it is to start no more.
-        failing_s: from the first start that failed to the last, where none has worked since.
     """
 
     def __init__(self, terms: Terms) -> None:
@@ -51,9 +50,7 @@ class Nursery:
         self._lock = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
         self._channel: socket.socket | None = None
-        self._first_failure: float | None = None
         self.closed = False
-        self.failing_s = 0.0
 
     def start_decoder(self) -> DecoderProcess:
         """Start one, and wait until it serves.
@@ -62,34 +59,34 @@ class Nursery:
             BundleError: the network cannot be loaded.
             OSError: the nursery cannot be started, or its decoder does not answer.
         """
-        control, their_control = socket.socketpair()
-        work, their_work = socket.socketpair()
-        shared = os.memfd_create("progress")
-        os.ftruncate(shared, 1)
-        decoder = DecoderProcess(work, control, mmap.mmap(shared, 1))
-        try:
-            with their_control, their_work:
-                self._hand_over([their_control.fileno(), their_work.fileno(), shared])
-            decoder.ping()
-        except (OSError, BundleError):
-            decoder.close()
-            now = time.monotonic()
-            first = self._first_failure = self._first_failure or now
-            self.failing_s = now - first
-            raise
-        finally:
-            os.close(shared)
-        self._first_failure, self.failing_s = None, 0.0
-        return decoder
+        with contextlib.ExitStack() as theirs, contextlib.ExitStack() as ours:
+            shared, progress = _progress(theirs)
+            work, their_work = socket.socketpair()
+            ours.enter_context(work)
+            theirs.enter_context(their_work)
+            control, their_control = socket.socketpair()
+            ours.enter_context(control)
+            theirs.enter_context(their_control)
+            self._hand_over([their_control.fileno(), their_work.fileno(), shared])
+            theirs.close()  # or a decoder that ended would not show
+            decoder = DecoderProcess(work, control, progress)
+            try:
+                decoder.ping()
+            except TimeoutError:
+                self._kill()  # it forks no more, so the decoders that it has are its last
+                raise
+            ours.pop_all()
+            return decoder
 
     def close(self) -> None:
-        """The nursery ends when its channel does, and the decoders end with it. Waits for nobody,
-        not even for who is starting one."""
+        """End the nursery, and with it the decoders. Waits for nobody, not even for who is
+        starting one."""
         self.closed = True
-        channel = self._channel
-        if channel is not None:
-            with contextlib.suppress(OSError):  # it has ended already
-                channel.shutdown(socket.SHUT_RDWR)
+        self._kill()
+
+    def _kill(self) -> None:
+        if self._process is not None:
+            self._process.kill()
 
     def wait(self) -> None:
         """Until the process is gone; it has ended, or was closed."""
@@ -106,13 +103,12 @@ class Nursery:
                     return
                 except OSError:
                     log.warning("the decoders' nursery ended; starting another")
+            self._kill()  # it may hang
+            self.wait()
             if self.closed:
                 raise OSError("closed")
-            self.wait()
             channel = self._channel = self._start()
             try:
-                if self.closed:  # meanwhile
-                    raise OSError("closed")
                 self._have_ready(channel)
                 socket.send_fds(channel, [b"+"], descriptors)
             except (OSError, BundleError):
@@ -142,6 +138,8 @@ class Nursery:
         return ours
 
     def _have_ready(self, channel: socket.socket) -> None:
+        if self.closed:  # meanwhile, and nobody has ended this one
+            self._kill()
         channel.settimeout(START_S if self._terms.network is None else LOAD_S)
         channel.sendall(pickle.dumps(self._terms))
         answer = channel.recv(MAX_TEXT)
@@ -150,6 +148,20 @@ class Nursery:
         if answer != READY:
             raise BundleError(answer.decode(errors="replace"))
         channel.settimeout(None)
+
+
+def _progress(until: contextlib.ExitStack) -> tuple[int, mmap.mmap]:
+    """One byte of memory to share: its descriptor until then, and ours for as long as it is used.
+
+    Sealed: who has it cannot take it away from under the other.
+    """
+    shared = os.memfd_create("progress", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    until.callback(os.close, shared)
+    os.ftruncate(shared, 1)
+    fcntl.fcntl(
+        shared, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
+    )
+    return shared, mmap.mmap(shared, 1)
 
 
 class DecoderProcess:

@@ -7,7 +7,11 @@ import contextlib
 import logging
 import math
 import signal
+import time
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from contextvars import Context
+from functools import partial
 from typing import Final
 
 import numpy as np
@@ -15,7 +19,6 @@ from numpy.typing import NDArray
 
 from predictor.errors import (
     BundleError,
-    InvalidImage,
     NotReady,
     Overloaded,
     StartupError,
@@ -27,8 +30,8 @@ from predictor.inference.decode_channel import Channel, exit_name
 from predictor.inference.decode_nursery import DecoderProcess, Nursery
 from predictor.inference.decode_pool import DecodePool, Job, refuse_expired
 from predictor.inference.decode_threads import ThreadDecodePool, check_tensor
-from predictor.inference.decode_wire import Terms, is_tensor, size_of
-from predictor.inference.decoding import check_bytes
+from predictor.inference.decode_wire import EXIT_OUT_OF_MEMORY, Terms, is_tensor, size_of
+from predictor.inference.decoding import check_bytes, check_pixels
 from predictor.inference.engine import EngineInput
 from predictor.inference.fair_queue import FairQueue
 from predictor.inference.pictures import EncodedImage, Picture, Pixels
@@ -40,6 +43,9 @@ LOST_AFTER_S: Final = 5.0
 """Starts that fail for as long as this are no burst: a new process of the server may do better."""
 RETRY_S: Final = 0.25
 """Between two tries to start a decoder."""
+_NEEDS_MORE: Final = (-signal.SIGPROF, EXIT_OUT_OF_MEMORY)
+"""How a decoder ends over a picture that may do better alone: it then has all the time and memory
+that one picture may have."""
 MOST_TRIES: Final = 2
 """So often a picture is tried again whose decoder ended, and not because of it."""
 PATIENCE_S: Final = 0.5
@@ -97,6 +103,12 @@ class ProcessDecodePool(DecodePool):
         self._keepers: list[asyncio.Task[None]] = []
         self._channels: set[Channel] = set()
         self._idle: list[Channel] = []
+        self._starting = asyncio.Lock()
+        """Held by whoever starts one: a nursery that loads a network may take minutes."""
+        self._failing_since: float | None = None
+        """`time.monotonic()` of the first start that failed, where none has worked since."""
+        self._again: deque[Job] = deque()
+        """Whose decoder has ended; each goes alone, and before all others, as they did already."""
         self._unable = 0
         """Places in which the last try to start a decoder has failed."""
         self._queue: FairQueue[Job] = FairQueue(weights)
@@ -139,18 +151,20 @@ class ProcessDecodePool(DecodePool):
     @property
     def queued(self) -> int:
         """Pictures that wait for a decoder."""
-        return len(self._queue)
+        return len(self._queue) + len(self._again)
 
     @property
     def backlog(self) -> int:
         """See `DecodePool.backlog`."""
         here = self._here.backlog if self._here is not None else 0
-        return here + len(self._queue) + sum(len(channel.group) for channel in self._channels)
+        return here + self.queued + sum(len(channel.group) for channel in self._channels)
 
     @property
     def healthy(self) -> bool:
         """See `DecodePool.healthy`."""
-        return self._nursery.failing_s < LOST_AFTER_S or bool(self._channels)
+        since = self._failing_since
+        lost = since is not None and time.monotonic() - since >= LOST_AFTER_S
+        return bool(self._channels) or not lost
 
     def submit(self, jobs: Sequence[Job]) -> None:
         """See `DecodePool.submit`."""
@@ -159,28 +173,33 @@ class ProcessDecodePool(DecodePool):
         loop = asyncio.get_running_loop()
         if self._loop is None:
             self._loop = loop
-            self._keepers = [asyncio.create_task(self._keep(first)) for first in self._first]
+            # Not in the context of a request, which they outlive.
+            self._keepers = [
+                loop.create_task(self._keep(first), context=Context()) for first in self._first
+            ]
         if loop is not self._loop:
             raise RuntimeError("a pool lives on one event loop")
-        if self._unable == self.workers:
-            raise _no_decoder()
         for job in jobs:
             if self._here is not None and not isinstance(job.picture, EncodedImage):
                 self._here.submit([job])
+            elif self._unable == self.workers:
+                raise _no_decoder()
             else:
                 self._queue.push(job.caller, job)
         self._feed()
 
     def withdraw(self, jobs: Sequence[Job]) -> None:
         """See `DecodePool.withdraw`."""
-        self._queue.discard(set(jobs).__contains__)
+        gone = set(jobs)
+        self._queue.discard(gone.__contains__)
+        self._again = deque(job for job in self._again if job not in gone)
         if self._here is not None:
             self._here.withdraw(jobs)
 
     def close(self) -> None:
         """See `DecodePool.close`; what is being decoded ends, too."""
         self._closed = True
-        ending = self._queue.clear()
+        ending = self._clear()
         for keeper in self._keepers:
             keeper.cancel()
         for channel in list(self._channels):
@@ -210,13 +229,15 @@ class ProcessDecodePool(DecodePool):
 
     def _feed(self) -> None:
         """Keep every decoder busy while pictures wait."""
-        while self._idle and self._queue:
+        while self._idle and self.queued:
             group = self._next_group()
             if group:
                 self._idle.pop().start(group)
 
     def _next_group(self) -> list[Job]:
         """A decoder's share of what waits, of pictures that may share a forward."""
+        if self._again:
+            return self._wanted(self._again.popleft())
         network = self._terms.network
         share = math.ceil(len(self._queue) / self.workers)
         largest = 1 if network is None else min(network.largest_group, share)
@@ -225,28 +246,35 @@ class ProcessDecodePool(DecodePool):
             job = self._queue.peek()
             if group and not _fits(job, group[0]):
                 break
-            self._queue.pop()
-            if job.future.done():
-                continue
-            try:
-                refuse_expired(job.deadline)
-                self._check(job.picture)
-            except WireError as refusal:
-                let_go(refusal)  # of this frame, which has the picture, before a future keeps it
-                job.then(refusal)
-                continue
-            group.append(job)
-            if job.tries or size_of(job.picture) > GROUPED_BYTES:
+            group += self._wanted(self._queue.pop())
+            if size_of(job.picture) > GROUPED_BYTES:
                 break
         return group
+
+    def _wanted(self, job: Job) -> list[Job]:
+        """The job, or nothing where nobody waits for it, or it is refused."""
+        if job.future.done():
+            return []
+        try:
+            refuse_expired(job.deadline)
+            self._check(job.picture)
+        except WireError as refusal:
+            let_go(refusal)  # of this frame, which has the picture, before a future keeps it
+            job.then(refusal)
+            return []
+        return [job]
+
+    def _clear(self) -> list[Job]:
+        waiting = [*self._again, *self._queue.clear()]
+        self._again.clear()
+        return waiting
 
     def _check(self, picture: Picture) -> None:
         """Refuse what is not worth the way to a decoder. Raises WireError."""
         if isinstance(picture, EncodedImage):
             check_bytes(len(picture.data), self._terms.limits)
         elif isinstance(picture, Pixels):
-            if picture.array.dtype != np.uint8 or picture.array.shape[2:] != (3,):
-                raise InvalidImage("decoded pixels must be uint8 of shape (height, width, 3)")
+            check_pixels(picture.array, self._terms.preprocessing, self._terms.limits)
         else:
             check_tensor(picture, self._terms.preprocessing)
 
@@ -279,14 +307,20 @@ class ProcessDecodePool(DecodePool):
         _, channel = await loop.create_unix_connection(make, sock=decoder.work)
         self._channels.add(channel)
         self._idle.append(channel)
-        self._feed()
         try:
+            self._feed()
             await channel.ended
             if channel in self._idle:
                 self._idle.remove(channel)
-            self._ended(channel, await asyncio.to_thread(decoder.end))
+            self._ended(channel, await self._end(decoder))
         finally:
             self._channels.discard(channel)
+
+    async def _end(self, decoder: DecoderProcess) -> int | None:
+        try:
+            return await asyncio.to_thread(decoder.end)
+        except RuntimeError:  # no thread can be started
+            return None
 
     def _ended(self, channel: Channel, code: int | None) -> None:
         """Answer the picture that ended its decoder; those that only were there are tried again,
@@ -294,24 +328,29 @@ class ProcessDecodePool(DecodePool):
         group, channel.group = channel.group, ()
         if not group and not channel.stopped:
             log.warning("a decoder ended while idle", extra={"exit": exit_name(code)})
-        at_fault = channel.at_fault
+        at_fault, begun = channel.at_fault, channel.begun
+        decoding = at_fault < len(group)
+        again: list[Job] = []
         for number, job in enumerate(group):
-            blamed = number == at_fault and (len(group) == 1 or code != -signal.SIGPROF)
-            if blamed or (len(group) == 1 and channel.begun) or job.tries == MOST_TRIES:
-                job.then(job.context.run(channel.death, code))
+            alone = len(group) == 1 and begun
+            blamed = number == at_fault and code not in _NEEDS_MORE
+            if alone or blamed or job.tries == MOST_TRIES:
+                job.then(job.context.run(partial(channel.death, code, decoding=decoding)))
             else:
                 job.tries += 1
-                self._queue.push(job.caller, job)
+                again.append(job)
+        self._again.extend(again)
         self._feed()
 
     async def _start(self) -> DecoderProcess:
-        starting = asyncio.ensure_future(asyncio.to_thread(self._nursery.start_decoder))
-        try:
-            return await asyncio.shield(starting)
-        except asyncio.CancelledError:  # and the nursery is closed: it takes not long
-            with contextlib.suppress(OSError, BundleError):
-                (await starting).close()
-            raise
+        async with self._starting:
+            starting = asyncio.ensure_future(asyncio.to_thread(self._nursery.start_decoder))
+            try:
+                return await asyncio.shield(starting)
+            except asyncio.CancelledError:  # and the nursery is closed: it takes not long
+                with contextlib.suppress(Exception):
+                    (await starting).close()
+                raise
 
     async def _another(self) -> DecoderProcess:
         """Start a decoder, however often it takes."""
@@ -319,15 +358,19 @@ class ProcessDecodePool(DecodePool):
         try:
             while True:
                 try:
-                    return await self._start()
-                except (OSError, BundleError) as error:
-                    reason = error.message if isinstance(error, BundleError) else error.strerror
+                    decoder = await self._start()
+                except Exception as error:  # whatever it is, it is tried again
+                    reason = error.message if isinstance(error, BundleError) else repr(error)
                     log.error("no decoder can be started", extra={"reason": reason})
+                else:
+                    self._failing_since = None
+                    return decoder
+                self._failing_since = self._failing_since or time.monotonic()
                 if not unable:
                     unable = True
                     self._unable += 1
                 if self._unable == self.workers:
-                    for job in self._queue.clear():
+                    for job in self._clear():
                         job.then(_no_decoder())
                 await asyncio.sleep(RETRY_S)
         finally:
@@ -336,10 +379,8 @@ class ProcessDecodePool(DecodePool):
 
 def _fits(job: Job, first: Job) -> bool:
     """Whether it may share a forward with `first`, and its decoder."""
-    return (
-        not job.tries
-        and size_of(job.picture) <= GROUPED_BYTES
-        and is_tensor(job.picture) == is_tensor(first.picture)
+    return size_of(job.picture) <= GROUPED_BYTES and is_tensor(job.picture) == is_tensor(
+        first.picture
     )
 
 

@@ -54,6 +54,9 @@ ENCODED, PIXELS, CROP, TENSOR = range(4)
 DONE, OUT_OF_MEMORY, NO_ROOM, BROKEN = range(4)
 """Kinds of reply: the result; decoding, or the network, found no memory; a fault of ours, and the
 text says where."""
+EXIT_OUT_OF_MEMORY: Final = 11
+"""How a decoder ends that finds none for a picture while others are with it, or before it has the
+whole picture."""
 REFUSALS: Final = {10: InvalidImage, 11: ImageTooLarge, 12: UnsupportedMedia, 13: PayloadTooLarge}
 """Kinds of reply that are the picture's fault; their text is for the caller."""
 

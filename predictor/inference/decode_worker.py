@@ -37,6 +37,7 @@ from predictor.inference.decode_wire import (
     CROP,
     DONE,
     ENCODED,
+    EXIT_OUT_OF_MEMORY,
     GROUP,
     MAX_TERMS,
     MAX_TEXT,
@@ -104,7 +105,9 @@ def main() -> None:
                 if pid == 0:
                     libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
                     _close_all(selector, control)
-                    _Worker(work, mmap.mmap(shared, 1), terms, forward).serve(max_bytes)
+                    progress = mmap.mmap(shared, 1)
+                    os.close(shared)
+                    _Worker(work, progress, terms, forward).serve(max_bytes)
                 work.close()
                 os.close(shared)
                 selector.register(control, selectors.EVENT_READ, (control, pid))
@@ -190,6 +193,7 @@ class _Worker:
         """Answer a group; None when the server hangs up meanwhile."""
         prepared: list[Answer | EngineInput] = []
         for number in range(count):
+            self._progress[0] = number
             head = self._receive(REQUEST.size)
             if head is None:
                 return None
@@ -197,14 +201,16 @@ class _Worker:
             data = self._receive(size)
             if data is None:
                 return None
-            self._progress[0] = number
             # A signal's default action ends the process, wherever in C code it is.
             signal.setitimer(signal.ITIMER_REAL, allowed_s)
             signal.setitimer(signal.ITIMER_PROF, cpu_s)
-            prepared.append(self._prepare(kind, (height, width), data))
+            answer = self._prepare(kind, (height, width), data)
             signal.setitimer(signal.ITIMER_PROF, 0)
             signal.setitimer(signal.ITIMER_REAL, 0)
             del data
+            if count > 1 and isinstance(answer, tuple) and answer[0] == OUT_OF_MEMORY:
+                os._exit(EXIT_OUT_OF_MEMORY)  # the others are better off in another process
+            prepared.append(answer)
         self._progress[0] = count
         if self._forward is None:
             return [
@@ -235,8 +241,12 @@ class _Worker:
             return BROKEN, 0.0, _place_of(error)
 
     def _receive(self, size: int) -> bytearray | None:
-        """So many bytes, or None when there will be no more."""
-        data = bytearray(size)
+        """So many bytes, or None when there will be no more. Where there is no memory for them the
+        process ends: the server may still be sending."""
+        try:
+            data = bytearray(size)
+        except MemoryError:
+            os._exit(EXIT_OUT_OF_MEMORY)
         received = 0
         with memoryview(data) as view:
             while received < size:

@@ -129,12 +129,19 @@ def prepare(
     Raises:
         ImageTooLarge, InvalidImage: its size, or another shape or type.
     """
+    check_pixels(pixels, preprocessing, limits)
+    return geometry.crop(Image.fromarray(pixels), preprocessing)
+
+
+def check_pixels(
+    pixels: NDArray[np.uint8], preprocessing: Preprocessing, limits: DecodeLimits
+) -> None:
+    """Raises ImageTooLarge, InvalidImage: see `prepare`."""
     if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3:
         raise InvalidImage("decoded pixels must be uint8 of shape (height, width, 3)")
     height, width, _ = pixels.shape
     _check_size(width, height, limits)
     _check_resized_size((width, height), preprocessing, limits)
-    return geometry.crop(Image.fromarray(pixels), preprocessing)
 
 
 def _check_size(width: int, height: int, limits: DecodeLimits) -> None:

@@ -100,8 +100,8 @@ class LanePipeline:
                 )
                 for picture, item in zip(pictures, items, strict=True)
             ]
-            self._pool.submit(jobs)
             try:
+                self._pool.submit(jobs)
                 yield items
             finally:
                 if any(item.answered is None for item in items):

@@ -107,8 +107,8 @@ class StagedPipeline:
                 )
                 for picture, item in zip(pictures, items, strict=True)
             ]
-            self._pool.submit(jobs)
             try:
+                self._pool.submit(jobs)
                 yield items
             finally:
                 if any(item.announced for item in items):

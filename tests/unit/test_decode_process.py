@@ -36,7 +36,7 @@ from predictor.errors import (
     WireError,
 )
 from predictor.inference.decode_channel import Channel
-from predictor.inference.decode_nursery import DecoderProcess, Nursery
+from predictor.inference.decode_nursery import DecoderProcess, Nursery, _progress
 from predictor.inference.decode_pool import DecodePool, Job, Result
 from predictor.inference.decode_process import ProcessDecodePool
 from predictor.inference.decode_threads import ThreadDecodePool
@@ -238,6 +238,58 @@ async def test_a_pool_is_lost_only_with_its_last_decoder(monkeypatch: pytest.Mon
                     await decoded(pool, faults.CRASH)
 
 
+async def test_a_place_without_a_decoder_is_filled_again_whatever_kept_it_empty(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    start, failures = Nursery.start_decoder, [RuntimeError("no thread"), OSError("no descriptor")]
+
+    def fails(nursery: Nursery) -> DecoderProcess:
+        if failures:
+            raise failures.pop()
+        return start(nursery)
+
+    monkeypatch.setattr("predictor.inference.decode_process.LOST_AFTER_S", 0.0)
+    monkeypatch.setattr("predictor.inference.decode_process.RETRY_S", 0.05)
+    async with opened(workers=1) as pool:
+        await decoded(pool, pictures.jpeg())
+        monkeypatch.setattr(Nursery, "start_decoder", fails)
+        with pytest.raises(InvalidImage):
+            await decoded(pool, faults.CRASH)
+        lost = False
+        async with asyncio.timeout(30):
+            while failures or lost != pool.healthy:  # until it is well again
+                lost = lost or not pool.healthy
+                await asyncio.sleep(0.001)
+        await decoded(pool, pictures.jpeg())
+
+
+async def test_a_nursery_that_hangs_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("predictor.inference.decode_nursery.START_S", 1.0)
+    before = descendants(os.getpid())
+    async with opened(workers=1) as pool:
+        decoder = await decoder_pid(pool)
+        [nursery] = {pid for pid in descendants(os.getpid()) - before if descendants(pid)}
+        os.kill(nursery, signal.SIGSTOP)
+        os.kill(decoder, signal.SIGKILL)
+        async with asyncio.timeout(30):
+            while True:
+                with contextlib.suppress(Overloaded):
+                    await decoded(pool, pictures.jpeg())
+                    break
+                await asyncio.sleep(0.05)
+        assert alive({nursery}) == set()
+
+
+async def test_what_is_shared_with_a_decoder_cannot_be_taken_away() -> None:
+    """The server would end by SIGBUS when it looks at it."""
+    with contextlib.ExitStack() as until:
+        shared, progress = _progress(until)
+        with pytest.raises(PermissionError):
+            os.ftruncate(shared, 0)
+        progress[0] = 7
+        assert progress[0] == 7
+
+
 async def test_a_short_deadline_does_not_cost_a_decoder(monkeypatch: pytest.MonkeyPatch) -> None:
     # A machine with other work may take the real one for a small picture.
     monkeypatch.setattr("predictor.inference.decode_channel.WORTH_KILLING_S", 30.0)
@@ -393,7 +445,7 @@ async def given_up(channel: Channel, data: bytes) -> WireError:
     channel.start([job(data, 0.3)])
     async with asyncio.timeout(30):
         await channel.ended
-    return channel.death(None)
+    return channel.death(None, decoding=True)
 
 
 async def test_a_decoder_that_drips_its_answer_is_given_up_after_the_deadline() -> None:

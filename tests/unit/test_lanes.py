@@ -182,6 +182,38 @@ async def test_what_breaks_a_lane_costs_its_own_picture_wherever_it_stands_in_it
     np.testing.assert_allclose(good_answers, [expected] * 4, atol=1e-5)
 
 
+async def test_who_was_with_the_one_at_fault_is_answered_before_who_came_later(
+    manifest: Manifest,
+) -> None:
+    answered: list[str] = []
+
+    async def ask(lanes: LanePipeline, name: str, data: bytes) -> None:
+        with contextlib.suppress(InvalidImage):
+            await logits(lanes, data)
+        answered.append(name)
+
+    good = pictures.jpeg()
+    async with running(terms(manifest)) as lanes:
+        await logits(lanes, good)
+        names = ["alone", "at fault", *(f"with it {n}" for n in range(3))]
+        names += [f"later {n}" for n in range(8)]
+        await asyncio.gather(
+            *(ask(lanes, name, faults.CRASH if name == "at fault" else good) for name in names)
+        )
+    assert [name for name in answered if name.startswith(("with", "later"))] == names[2:]
+
+
+async def test_an_observer_that_fails_costs_no_answer(manifest: Manifest) -> None:
+    class Failing(Observer):
+        def forwarded(self, pictures: Sequence[Timeline], began: float, ended: float) -> None:
+            raise RuntimeError
+
+    async with running(terms(manifest)) as lanes:
+        lanes.observer = Failing()
+        for _ in range(3):
+            assert len(await logits(lanes, pictures.jpeg())) == manifest.num_classes
+
+
 async def test_a_picture_that_hangs_is_ended_at_its_deadline(manifest: Manifest) -> None:
     async with running(terms(manifest)) as lanes:
         with pytest.raises(DeadlineExceeded):
