@@ -1,8 +1,7 @@
 """What a request costs beside decoding and the forward: CPU of the event loop's thread, by route.
 
 `python -m hack.bench.hot_path` serves the debug bundle and asks it for one 100 KB picture at a
-time, and by 16 callers at once. The other threads of the server are its lanes, forwards included,
-and those that carry pictures to the decoders.
+time, and by 16 callers at once. Decoding and forwards are in processes of their own, and not in it.
 """
 
 from __future__ import annotations

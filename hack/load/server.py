@@ -34,7 +34,7 @@ class Served:
     ready_s: float
 
     def resident_bytes(self) -> int:
-        """Memory of the server alone: decoders are processes of their own."""
+        """Memory of the server's process: decoders and lanes have their own."""
         pages = Path(f"/proc/{self.process.pid}/statm").read_text().split()[1]
         return int(pages) * os.sysconf("SC_PAGE_SIZE")
 

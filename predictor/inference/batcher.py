@@ -3,8 +3,8 @@
 Each lane of the engine (a GPU has one, a CPU one per core) is a thread that takes whatever is
 waiting when it gets free, callers in turn, so batches grow with load and an idle server answers at
 once. It waits for more only while a picture that is expected is still being decoded, and only as
-long as the forward is worth that it would then save. Pictures come straight from the threads that
-decode them.
+long as the forward is worth that it would then save. Pictures come straight from whoever
+decoded them.
 
 What an item's owner does never touches its neighbours: a cancelled or expired item leaves the
 queue before it runs, and a batch that fails is halved until the item at fault fails alone, while

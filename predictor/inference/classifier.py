@@ -1,4 +1,4 @@
-"""decode → batch → calibrate → verdict: the one entry that every protocol calls."""
+"""decode → network → calibrate → verdict: the one entry that every protocol calls."""
 
 from __future__ import annotations
 

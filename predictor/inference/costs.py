@@ -28,7 +28,7 @@ class Costs(Protocol):
     def decoders(self) -> int: ...
 
     def undecoded(self) -> int:
-        """Pictures that wait to be decoded, or are being decoded."""
+        """Pictures that wait for a decoder, or a lane that is a process, or are with one."""
         ...
 
     def seconds(self, pictures: float, decoded: int) -> float:

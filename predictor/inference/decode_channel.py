@@ -110,14 +110,13 @@ class Channel(asyncio.BufferedProtocol):
             return
         now = self._began = time.monotonic()
         self._received = 0
-        deadlines = [job.deadline for job in group]
-        until = max(now + UNASKED_S if each is None else each for each in deadlines)
+        until = now + UNASKED_S
+        for job in group:
+            job.began = now
+            until = until if job.deadline is None else min(until, job.deadline)
         allowed_s = max(until - now, WORTH_KILLING_S)
-        cpu_s = self._terms.max_cpu_s
-        if len(group) == 1:
-            head = GROUP.pack(1, allowed_s, cpu_s)
-        else:  # by the clock of the CPU: a machine with other work may take seconds
-            head = GROUP.pack(len(group), 0.0, min(cpu_s, GROUP_CPU_S))
+        cpu_s = self._terms.max_cpu_s if len(group) == 1 else GROUP_CPU_S
+        head = GROUP.pack(len(group), allowed_s, min(cpu_s, self._terms.max_cpu_s))
         self._allowed_until = now + allowed_s
         self._gives_up = self._loop.call_later(allowed_s + self._patience_s, self._give_up)
         parts: list[bytes | memoryview] = [head]
@@ -209,13 +208,14 @@ class Channel(asyncio.BufferedProtocol):
         outcomes: list[Outcome] = []
         good: list[Job] = []
         longest = 0.0
+        sharing = sum(kind == DONE for kind, _, _ in replies)
         usable = bool(group)  # else nothing was asked
         for job, (kind, forward_s, body) in zip(group, replies, strict=True):
             if kind == DONE and len(body) == self._result_bytes:
                 forward_s = min(max(0.0, forward_s), took)  # noqa: PLW2901  # whatever it says
                 array = np.frombuffer(bytes(body), self._dtype).reshape(self._shape)
                 decode_s = (took - forward_s) / len(group)
-                outcomes.append(Result(array, decode_s, forward_s, took, len(group)))
+                outcomes.append(Result(array, decode_s, forward_s, took, sharing))
                 longest = max(longest, forward_s)
                 good.append(job)
             elif kind in REFUSALS:
@@ -234,7 +234,10 @@ class Channel(asyncio.BufferedProtocol):
             except Exception:  # an observer's fault is nobody's answer
                 log.exception("a forward could not be counted")
         for job, outcome in zip(group, outcomes, strict=True):
-            job.then(outcome)
+            try:
+                job.then(outcome)
+            except Exception:  # the others are to be told
+                log.exception("an answer could not be handed over")
 
     def _fault(self, kind: int, text: str) -> WireError:
         if kind == OUT_OF_MEMORY:
@@ -289,7 +292,7 @@ class Channel(asyncio.BufferedProtocol):
 
 def exit_name(code: int | None) -> str:
     """An exit code, by the name of the signal where it is one."""
-    return SIGNAL_NAMES.get(code, str(code))
+    return _SIGNAL_NAMES.get(code, str(code))
 
 
-SIGNAL_NAMES: Final[dict[int | None, str]] = {-each: each.name for each in signal.Signals}
+_SIGNAL_NAMES: Final[dict[int | None, str]] = {-each: each.name for each in signal.Signals}

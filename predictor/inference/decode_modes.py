@@ -1,4 +1,4 @@
-"""Which way of decoding the settings ask for."""
+"""Which way of decoding the settings ask for, and whether its processes run the network."""
 
 from __future__ import annotations
 

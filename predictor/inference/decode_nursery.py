@@ -60,7 +60,7 @@ class Nursery:
             OSError: the nursery cannot be started, or its decoder does not answer.
         """
         with contextlib.ExitStack() as theirs, contextlib.ExitStack() as ours:
-            shared, progress = _progress(theirs)
+            shared, progress = shared_byte(theirs)
             work, their_work = socket.socketpair()
             ours.enter_context(work)
             theirs.enter_context(their_work)
@@ -150,7 +150,7 @@ class Nursery:
         channel.settimeout(None)
 
 
-def _progress(until: contextlib.ExitStack) -> tuple[int, mmap.mmap]:
+def shared_byte(until: contextlib.ExitStack) -> tuple[int, mmap.mmap]:
     """One byte of memory to share: its descriptor until then, and ours for as long as it is used.
 
     Sealed: who has it cannot take it away from under the other.

@@ -52,6 +52,7 @@ class Job:
             a worker's thread, or the event loop.
         caller: whose turns it uses.
         timeline: its request's.
+        began: `time.monotonic()` when a worker was given it; None before.
         tries: decoders that ended while they had it, with others or before it was begun. After
             one it goes alone.
     """
@@ -63,6 +64,7 @@ class Job:
     then: Then
     caller: str = ""
     timeline: Timeline | None = None
+    began: float | None = None
     tries: int = 0
 
 
@@ -78,7 +80,7 @@ class DecodePool(ABC):
     @property
     @abstractmethod
     def backlog(self) -> int:
-        """Pictures that wait to be decoded, or are being decoded."""
+        """Pictures that wait for a worker, or are with one."""
 
     @property
     @abstractmethod

@@ -43,7 +43,7 @@ LOST_AFTER_S: Final = 5.0
 """Starts that fail for as long as this are no burst: a new process of the server may do better."""
 RETRY_S: Final = 0.25
 """Between two tries to start a decoder."""
-_NEEDS_MORE: Final = (-signal.SIGPROF, EXIT_OUT_OF_MEMORY)
+_NEEDS_MORE: Final = (-signal.SIGPROF, -signal.SIGALRM, EXIT_OUT_OF_MEMORY)
 """How a decoder ends over a picture that may do better alone: it then has all the time and memory
 that one picture may have."""
 MOST_TRIES: Final = 2

@@ -1,4 +1,4 @@
-"""What the batcher asks of a device."""
+"""What is asked of a network on a device."""
 
 from __future__ import annotations
 

@@ -106,6 +106,8 @@ class LanePipeline:
             finally:
                 if any(item.answered is None for item in items):
                     self._pool.withdraw(jobs)
+                    for item, job in zip(items, jobs, strict=True):
+                        item.taken = item.taken or job.began
 
     def _ran(self, jobs: Sequence[Job], began: float, ended: float) -> None:
         timelines = [job.timeline for job in jobs if job.timeline is not None]
@@ -120,15 +122,15 @@ class LanePipeline:
         now = item.answered = time.monotonic()
         item.decoded = now - outcome.forward_s
         item.taken = now - outcome.took_s
-        if item.arrived is not None:
-            self.observer.waited([max(0.0, item.taken - item.arrived)])
-        self.observer.decoded(outcome.decode_s)
-        self._picture.observe(outcome.decode_s + outcome.forward_s / outcome.shared_by)
         if np.isfinite(outcome.array).all():
             settle([(item, outcome.array.astype(np.float32, copy=False))])
         else:
             item.context.run(log.error, "the network answered NaN or infinity", extra={"count": 1})
             settle([(item, InternalError())])
+        self._picture.observe(outcome.decode_s + outcome.forward_s / outcome.shared_by)
+        if item.arrived is not None:
+            self.observer.waited([max(0.0, item.taken - item.arrived)])
+        self.observer.decoded(outcome.decode_s)
 
     def abandon(self) -> None:
         """See `Pipeline.abandon`."""

@@ -19,13 +19,16 @@ class Observer:
     """Nobody in particular. Each method must be quick, and must not raise."""
 
     def decoded(self, seconds: float) -> None:
-        """One picture was decoded, in a worker's `seconds`. Called in the worker's thread."""
+        """One picture was decoded, in a worker's `seconds`. Called by whoever decoded it: a
+        thread, or the event loop for a process."""
 
     def waited(self, seconds: Sequence[float]) -> None:
-        """Pictures left the queue for a lane. Called in the lane's thread."""
+        """Pictures left the queue for a lane. Called in the lane's thread, or on the
+        event loop, for a lane that is a process, with the answer."""
 
     def forwarded(self, pictures: Sequence[Timeline], began: float, ended: float) -> None:
-        """A forward succeeded. Called in the lane's thread, before anybody is answered.
+        """A forward succeeded. Called in the lane's thread, or on the event loop, before anybody
+        is answered.
 
         Args:
             pictures: of each picture in it, its request's; one request may be there several times.

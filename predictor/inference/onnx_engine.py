@@ -17,7 +17,7 @@ LARGEST_BATCH: Final = 4
 
 
 class OnnxEngine:
-    """A graph on the CPU, with a lane for each core.
+    """A graph on the CPU, with a lane for each core, where lanes are threads.
 
     All lanes share one session: a forward holds no lock and no GIL, and keeps to the thread of
     its lane (docs/engines.md has what that is worth). It is never lost: what fails, fails alone.

@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import logging
 import resource
+from typing import Final
 
 log = logging.getLogger("predictor.server")
 
 OF_OUR_OWN = 256
-"""Listeners, decoders, key files, libraries."""
+"""Listeners, key files, libraries."""
+A_DECODER: Final = 3
+"""Two sockets and a byte of shared memory."""
 
 
-def allow_descriptors(max_connections: int) -> None:
+def allow_descriptors(max_connections: int, decoders: int) -> None:
     """Raise this process's soft limit as far as needed and allowed, or say what is missing.
 
     Args:
         max_connections: of each of the two protocols.
+        decoders: processes.
     """
-    needed = 2 * max_connections + OF_OUR_OWN
+    needed = 2 * max_connections + A_DECODER * decoders + OF_OUR_OWN
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     unlimited = resource.RLIM_INFINITY
     if soft == unlimited or soft >= needed:

@@ -16,6 +16,7 @@ import kserve
 import uvloop
 
 from predictor.inference.classifier import Classifier, load_classifier
+from predictor.inference.cpus import usable_cpus
 from predictor.inference.resampling import RESIZER
 from predictor.security.audit import open_audit
 from predictor.security.certificates import CertificateStore
@@ -116,7 +117,8 @@ class RealFakeServer(kserve.ModelServer):  # type: ignore[misc]  # kserve ships 
             max_queue=settings.batching.max_queue,
         )
         self._take_signals()
-        allow_descriptors(settings.limits.max_connections)
+        decoders = settings.decoding.workers or usable_cpus()
+        allow_descriptors(settings.limits.max_connections, decoders)
         async with scrapeable(self._metrics, settings) as bound:
             await self._serve_requests(policy, certificates, bound)
 

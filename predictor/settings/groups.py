@@ -256,8 +256,8 @@ class BatchingSettings(Group):
         ge=1,
         le=1024,
         description="Pictures in one forward pass. Larger raises throughput on a GPU, and its "
-        "memory. ONNX Runtime on a CPU takes no more than 4, which is all it gains by. Each size "
-        "is warmed up at start.",
+        "memory. ONNX Runtime on a CPU takes no more than 4, which is all it gains by. Sizes are "
+        "warmed up at start.",
     )
     max_queue: int = Field(
         256,
@@ -286,8 +286,9 @@ class BatchingSettings(Group):
         gt=0,
         le=3600,
         description="Seconds one forward may take before the device counts as hung: the process "
-        "then fails its requests and exits non-zero, to be restarted; of lanes that are processes "
-        "only that one is replaced. Too short ends a healthy server under load.",
+        "then fails its requests and exits non-zero, to be restarted; a lane that is a process is "
+        "replaced, once it is silent for so long after its deadline. Too short ends a healthy "
+        "server under load.",
     )
 
 

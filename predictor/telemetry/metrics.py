@@ -82,15 +82,15 @@ STAGE: Final = Metric(
 BATCH_SIZE: Final = Metric(
     "histogram",
     "inference_batch_size",
-    "Pictures in one forward: whether batching works. A batch that failed is not counted, its "
-    "halves are.",
+    "Pictures in one forward: whether batching works, on a GPU. A batch that failed is not "
+    "counted, its halves are.",
     (),
     (1, 2, 4, 8, 16, 32, 64, 128, 256),
 )
 QUEUE_DEPTH: Final = Metric(
     "gauge",
     "inference_queue_depth",
-    "Pictures that wait for a lane, or for the device, now.",
+    "Pictures that wait for the network now; where a lane is a process, not decoded yet.",
 )
 QUEUE_LIMIT: Final = Metric(
     "gauge",
@@ -100,8 +100,8 @@ QUEUE_LIMIT: Final = Metric(
 QUEUE_WAIT: Final = Metric(
     "histogram",
     "inference_queue_wait_seconds",
-    "What one picture waited for a lane, or for the device, the same as stage `queue`, under the "
-    "name that autoscaling asks for.",
+    "What one picture waited for the network, before it was decoded where a lane is a process; the "
+    "same as stage `queue`, under the name that autoscaling asks for.",
     (),
     STAGES_S,
 )

@@ -69,10 +69,12 @@ class Seen(Observer):
 
     def __init__(self) -> None:
         self.batches: list[int] = []
+        self.kinds: list[set[object]] = []
 
     def forwarded(self, pictures: Sequence[Timeline], began: float, ended: float) -> None:
         assert began <= ended
         self.batches.append(len(pictures))
+        self.kinds.append({picture.origin for picture in pictures})
 
 
 @contextlib.asynccontextmanager
@@ -93,6 +95,7 @@ async def logits(
     asked = EncodedImage(picture) if isinstance(picture, bytes) else picture
     deadline = time.monotonic() + within_s
     timeline = Timeline(time.monotonic())
+    timeline.origin = type(asked)
     with lanes.run([asked], caller="", deadline=deadline, timeline=timeline) as items:
         [answer] = await answers_of(items)
     return answer
@@ -142,13 +145,16 @@ async def test_a_tensor_shares_no_forward_with_pixels(manifest: Manifest) -> Non
     size = manifest.preprocessing.input_size
     mixed: list[Picture] = []
     for number in range(8):
-        if number % 3:
+        if number % 4 > 1:
             mixed.append(EncodedImage(pictures.jpeg()))
         else:
             mixed.append(Tensor(np.full((3, *size), number / 10, np.float32)))
     async with running(terms(manifest)) as lanes:
         alone = [await logits(lanes, each) for each in mixed]
+        lanes.observer = seen = Seen()
         answers = await asyncio.gather(*(logits(lanes, each) for each in mixed))
+    assert max(seen.batches) > 1
+    assert {len(kinds) for kinds in seen.kinds} == {1}
     np.testing.assert_allclose(answers, alone, atol=1e-5)
 
 
@@ -161,6 +167,7 @@ async def test_a_tensor_shares_no_forward_with_pixels(manifest: Manifest) -> Non
         (faults.GREEDY, InvalidImage, r"decoding\.max_memory_bytes"),
         (faults.GONE, Overloaded, "retry"),
         (faults.BUG, InternalError, "internal error"),
+        (faults.LIE, InternalError, "internal error"),
         (b"no picture", UnsupportedMedia, "JPEG"),
     ],
 )
@@ -206,6 +213,9 @@ async def test_who_was_with_the_one_at_fault_is_answered_before_who_came_later(
 async def test_an_observer_that_fails_costs_no_answer(manifest: Manifest) -> None:
     class Failing(Observer):
         def forwarded(self, pictures: Sequence[Timeline], began: float, ended: float) -> None:
+            raise RuntimeError
+
+        def waited(self, seconds: Sequence[float]) -> None:
             raise RuntimeError
 
     async with running(terms(manifest)) as lanes:
@@ -266,6 +276,7 @@ async def test_what_is_not_a_number_is_no_answer(
 async def test_a_cancelled_picture_leaves_the_queue(manifest: Manifest, tmp_path: Path) -> None:
     mark = tmp_path / "mark"
     async with running(terms(manifest)) as lanes:
+        await logits(lanes, pictures.jpeg())  # the lane is there, and takes the next one at once
         in_front = asyncio.create_task(logits(lanes, faults.HANG, within_s=0.5))
         await asyncio.sleep(0)
         queued = asyncio.create_task(logits(lanes, faults.TOUCH + str(mark).encode()))
@@ -336,11 +347,14 @@ async def test_a_bundle_that_was_exchanged_is_not_served_under_the_old_name(
         await logits(lanes, pictures.jpeg())
         shutil.copy(manifest.path / "model.safetensors", tmp_path / "other")
         (tmp_path / "other").replace(tmp_path / "model.safetensors")
-        [nursery] = {pid for pid in descendants(os.getpid()) - before if descendants(pid)}
+        family = descendants(os.getpid()) - before
+        [nursery] = {pid for pid in family if descendants(pid)}
         os.kill(nursery, signal.SIGKILL)
+        eventually(lambda: not alive(family) or None, 10, "lanes to follow their nursery")
         with pytest.raises(Overloaded, match="no decoder can be started"):
             await until_refused(lanes)
-    assert "are not those that were verified" in str(caplog.records[-1].__dict__["reason"])
+    said = [record.__dict__.get("reason", "") for record in caplog.records]
+    assert any("are not those that were verified" in reason for reason in said)
 
 
 async def test_a_bundle_with_a_graph_is_served_in_lanes_and_one_without_is_not(

@@ -32,7 +32,7 @@ ROW: Final = Row(
         ),
         Lines(
             title="How full the queue is, by pod",
-            reads="Decoded pictures that wait for the device, as a share of `batching.max_queue`. "
+            reads="Pictures that wait for the network, as a share of `batching.max_queue`. "
             "An alert begins at the red line.",
             queries=(Query(f"{series(QUEUE_DEPTH)} / {series(QUEUE_LIMIT)}", "{{pod}}"),),
             unit="percentunit",
@@ -42,7 +42,7 @@ ROW: Final = Row(
             empty="nothing is scraped",
         ),
         Lines(
-            title="Wait for the device",
+            title="Wait for the network",
             reads="Half, nine of ten and 99 of 100 pictures wait at most this. It grows before "
             "anything is refused: the time to scale.",
             queries=tuple(Query(expr, name) for expr, name in quantiles(QUEUE_WAIT)),
@@ -81,8 +81,8 @@ ROW: Final = Row(
         ),
         Lines(
             title="CPU, by pod",
-            reads="Cores used by the server's process. Decoders are processes of their own, "
-            "and not in it.",
+            reads="Cores used by the server's process. Decoders, and lanes on a CPU, are processes "
+            "of their own and not in it; `kubectl top` has all.",
             queries=(
                 Query(
                     total(f"rate({named('process_cpu_seconds_total')}[{RATE}])", "pod"), "{{pod}}"
@@ -95,7 +95,7 @@ ROW: Final = Row(
         ),
         Lines(
             title="Memory, by pod",
-            reads="Resident memory of the server's process, without its decoders. It should "
+            reads="Resident memory of the server's process, without decoders and lanes. It should "
             "level off after the start; the limit is that of the container.",
             queries=(Query(named("process_resident_memory_bytes"), "{{pod}}"),),
             unit="bytes",

@@ -73,8 +73,9 @@ ROW: Final = Row(
         ),
         Lines(
             title="Pictures in one batch",
-            reads="Mean, and what nine of ten batches hold at most. 1 under load means that "
-            "batching does not work; the limit is `batching.max_batch_size`.",
+            reads="Mean, and what nine of ten batches hold at most. On a GPU 1 under load means "
+            "that batching does not work; the limit is `batching.max_batch_size`. ONNX Runtime "
+            "takes 4 at most, and pictures above 256 KiB alone.",
             queries=(
                 Query(mean(BATCH_SIZE), "mean"),
                 Query(quantile(0.9, BATCH_SIZE), "p90"),
