@@ -116,6 +116,38 @@ async def test_a_hanging_decoder_is_cut_at_the_deadline_and_replaced(stub: Serve
         assert (await client.post(INFER, content=good(), headers=JPEG)).status_code == 200
 
 
+def until_gone(pid: int) -> None:
+    eventually(lambda: not alive({pid}) or None, 10, "it to end")
+
+
+async def test_lanes_that_are_killed_under_load_cost_their_own_pictures_at_most(
+    start_server: StartServer,
+) -> None:
+    """As a kernel short of memory does: what waited with them is answered by the next."""
+    server = start_server({"REALFAKE_DECODING__WORKERS": "2"}).wait_ready()
+    kills = 4
+
+    async with server.async_client() as client:
+
+        async def ask(count: int) -> list[int]:
+            return [
+                (await client.post(INFER, content=good(), headers=JPEG)).status_code
+                for _ in range(count)
+            ]
+
+        callers = [asyncio.create_task(ask(25)) for _ in range(8)]
+        for _ in range(kills):
+            family = descendants(server.process.pid)
+            lane = min(pid for pid in family if not descendants(pid))
+            os.kill(lane, signal.SIGKILL)
+            await asyncio.to_thread(until_gone, lane)
+        codes = [code for codes in await asyncio.gather(*callers) for code in codes]
+    assert set(codes) <= {200, 503}
+    assert codes.count(503) <= kills
+    server.signal(signal.SIGTERM)
+    assert server.wait() == 0
+
+
 async def test_no_decoder_outlives_a_killed_server(stub: ServerProcess) -> None:
     marks = [stub.directory / name for name in ("one", "two")]
     bodies = [faults.HANG + str(mark).encode() for mark in marks]
