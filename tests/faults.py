@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from predictor.bundle.manifest import Preprocessing
+from predictor.errors import InternalError, InvalidImage, Overloaded, WireError
 from predictor.inference import decoding
 from predictor.inference.decoding import DecodeLimits
 
@@ -26,6 +27,16 @@ WHO = b"fault:who"
 """Answered with the decoder's process id, as the first pixels."""
 TOUCH = b"fault:touch:"
 """Followed by a path: the decoder leaves a file there."""
+
+COSTS: list[tuple[bytes, type[WireError], str]] = [
+    (CRASH, InvalidImage, "breaks its decoder"),
+    (SPIN, InvalidImage, r"decoding\.max_cpu_s"),
+    (GREEDY, InvalidImage, r"decoding\.max_memory_bytes"),
+    (GONE, Overloaded, "retry"),
+    (LIE, InternalError, "internal error"),
+    (BUG, InternalError, "internal error"),
+]
+"""What its own request gets, and words that say why."""
 
 
 def decode(

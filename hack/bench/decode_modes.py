@@ -13,6 +13,7 @@ import statistics
 import time
 from collections import defaultdict
 
+from hack.load.decode_one import decode_one
 from hack.load.pictures import photo
 from hack.load.process_tree import ProcessTree
 from predictor.bundle.manifest import Preprocessing
@@ -36,7 +37,7 @@ async def measure(pool: DecodePool, data: bytes, seconds: float) -> dict[str, fl
     async def client(end: float) -> None:
         nonlocal count
         while time.monotonic() < end:
-            await pool.decode(picture)
+            await decode_one(pool, picture)
             count += 1
 
     tree = ProcessTree(os.getpid())
@@ -46,7 +47,7 @@ async def measure(pool: DecodePool, data: bytes, seconds: float) -> dict[str, fl
     single = []
     for _ in range(max(5, int(count / 8))):
         before = time.monotonic()
-        await pool.decode(picture)
+        await decode_one(pool, picture)
         single.append(time.monotonic() - before)
     return {
         "pictures/s": count / took,

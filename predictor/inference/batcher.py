@@ -29,6 +29,7 @@ import numpy as np
 from predictor.errors import InternalError, NotReady, Overloaded
 from predictor.inference.cost import CostCurve
 from predictor.inference.delivery import (
+    STOPPED,
     Item,
     Outcome,
     Passed,
@@ -44,8 +45,6 @@ from predictor.inference.rooms import Rooms
 from predictor.inference.timeline import Timeline
 
 log = logging.getLogger("predictor.batcher")
-
-STOPPED = "the server is stopping; retry on another replica"
 
 
 _PASSED: Passed = (

@@ -53,6 +53,8 @@ ENDED: Final = "the decoder was ended before the picture was decoded; retry late
 NOT_BEGUN: Final = 255
 """In place of the number of a picture."""
 
+Reply: TypeAlias = tuple[int, float, memoryview | bytes]
+"""Kind, seconds in the network as it says, and what goes with it."""
 Outcome: TypeAlias = Result | WireError
 
 
@@ -93,7 +95,7 @@ class Channel(asyncio.BufferedProtocol):
         self._transport: asyncio.Transport
         self._dtype, self._shape = terms.result
         self._result_bytes = int(np.prod(self._shape)) * self._dtype.itemsize
-        largest = 1 if terms.network is None else terms.network.largest_group
+        largest = 1 if terms.network is None else terms.network.largest_batch
         # One more than there can be, for a buffer that is full when it is asked for is an error.
         room = largest * (REPLY.size + max(MAX_TEXT, self._result_bytes)) + 1
         self._view = memoryview(bytearray(room))
@@ -178,9 +180,9 @@ class Channel(asyncio.BufferedProtocol):
 
     # Answers
 
-    def _replies(self) -> list[tuple[int, float, memoryview | bytes]] | None:
+    def _replies(self) -> list[Reply] | None:
         """Those of the group, once all are there. Raises ValueError: it cannot be one."""
-        replies: list[tuple[int, float, memoryview | bytes]] = []
+        replies: list[Reply] = []
         at = 0
         for _ in self.group:
             if self._received < at + REPLY.size:
@@ -197,7 +199,7 @@ class Channel(asyncio.BufferedProtocol):
             raise ValueError
         return replies
 
-    def _settle(self, replies: Sequence[tuple[int, float, memoryview | bytes]]) -> None:
+    def _settle(self, replies: Sequence[Reply]) -> None:
         ended = time.monotonic()
         group, self.group = self.group, ()
         self._received = 0
@@ -205,39 +207,42 @@ class Channel(asyncio.BufferedProtocol):
             self._gives_up.cancel()
         took = ended - self._began
         self.served += len(group)
-        outcomes: list[Outcome] = []
-        good: list[Job] = []
-        longest = 0.0
         sharing = sum(kind == DONE for kind, _, _ in replies)
-        usable = bool(group)  # else nothing was asked
-        for job, (kind, forward_s, body) in zip(group, replies, strict=True):
-            if kind == DONE and len(body) == self._result_bytes:
-                forward_s = min(max(0.0, forward_s), took)  # noqa: PLW2901  # whatever it says
-                array = np.frombuffer(bytes(body), self._dtype).reshape(self._shape)
-                decode_s = (took - forward_s) / len(group)
-                outcomes.append(Result(array, decode_s, forward_s, took, sharing))
-                longest = max(longest, forward_s)
-                good.append(job)
-            elif kind in REFUSALS:
-                outcomes.append(REFUSALS[kind](str(body, "utf-8", "replace")))
-            else:
-                usable = False
-                text = str(body[:MAX_TEXT], "utf-8", "replace")
-                outcomes.append(job.context.run(self._fault, kind, text))
-        if usable:
+        outcomes = [
+            job.context.run(self._outcome, reply, took, len(group), sharing)
+            for job, reply in zip(group, replies, strict=True)
+        ]
+        answers = list(zip(group, outcomes, strict=True))
+        results = [each for each in outcomes if isinstance(each, Result)]
+        refused = sum(kind in REFUSALS for kind, _, _ in replies)
+        if group and len(results) + refused == len(group):
             self._answered(self)
         else:
             self.stop()
-        if good and self._terms.network is not None:
+        if results and self._terms.network is not None:
+            good = [
+                job for job, each in zip(group, outcomes, strict=True) if isinstance(each, Result)
+            ]
+            longest = max(each.forward_s for each in results)
             try:
                 self._ran(good, ended - longest, ended)
             except Exception:  # an observer's fault is nobody's answer
                 log.exception("a forward could not be counted")
-        for job, outcome in zip(group, outcomes, strict=True):
+        for job, outcome in answers:
             try:
                 job.then(outcome)
             except Exception:  # the others are to be told
                 log.exception("an answer could not be handed over")
+
+    def _outcome(self, reply: Reply, took: float, asked: int, sharing: int) -> Outcome:
+        """What one reply comes to, of a group of so many, of which some shared the forward."""
+        kind, said_s, body = reply
+        if kind == DONE and len(body) == self._result_bytes:
+            forward_s = min(max(0.0, said_s), took)  # whatever it says
+            array = np.frombuffer(bytes(body), self._dtype).reshape(self._shape)
+            return Result(array, (took - forward_s) / asked, forward_s, took, sharing)
+        text = str(body[:MAX_TEXT], "utf-8", "replace")
+        return REFUSALS[kind](text) if kind in REFUSALS else self._fault(kind, text)
 
     def _fault(self, kind: int, text: str) -> WireError:
         if kind == OUT_OF_MEMORY:

@@ -6,7 +6,7 @@ import asyncio
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from contextvars import Context, copy_context
+from contextvars import Context
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeAlias
 
@@ -107,29 +107,6 @@ class DecodePool(ABC):
     @abstractmethod
     async def wait_closed(self) -> None:
         """Until no process is left."""
-
-    async def decode(self, picture: Picture, deadline: float | None = None) -> Result:
-        """Decode one picture for its own sake. Raises WireError."""
-        loop = asyncio.get_running_loop()
-        future: asyncio.Future[Result] = loop.create_future()
-
-        def settle(outcome: Result | BaseException) -> None:
-            if future.done():
-                return
-            if isinstance(outcome, BaseException):
-                future.set_exception(outcome)
-            else:
-                future.set_result(outcome)
-
-        def then(outcome: Result | BaseException) -> None:
-            loop.call_soon_threadsafe(settle, outcome)
-
-        job = Job(picture, deadline, future, copy_context(), then)
-        self.submit([job])
-        try:
-            return await future
-        finally:
-            self.withdraw([job])
 
 
 def refuse_expired(deadline: float | None) -> float:

@@ -8,14 +8,14 @@ import time
 from collections.abc import Mapping, Sequence
 
 from predictor.bundle.manifest import Preprocessing
-from predictor.errors import InvalidRequest, NotReady, WireError, let_go
-from predictor.inference.batcher import STOPPED
+from predictor.errors import NotReady, WireError, let_go
 from predictor.inference.decode_pool import DecodePool, Job, Result, refuse_expired
 from predictor.inference.decode_wire import Decoder
-from predictor.inference.decoding import DecodeLimits, decode, prepare
+from predictor.inference.decoding import DecodeLimits, check_tensor, decode, prepare
+from predictor.inference.delivery import STOPPED
 from predictor.inference.engine import EngineInput
 from predictor.inference.fair_queue import FairQueue
-from predictor.inference.pictures import EncodedImage, Picture, Pixels, Tensor
+from predictor.inference.pictures import EncodedImage, Picture, Pixels
 from predictor.inference.priority import LANE, give_way
 
 log = logging.getLogger("predictor.decoding")
@@ -127,12 +127,5 @@ class ThreadDecodePool(DecodePool):
             return self._decoder(picture.data, self._preprocessing, self._limits)
         if isinstance(picture, Pixels):
             return prepare(picture.array, self._preprocessing, self._limits)
-        check_tensor(picture, self._preprocessing)
+        check_tensor(picture.array, self._preprocessing)
         return picture.array
-
-
-def check_tensor(tensor: Tensor, preprocessing: Preprocessing) -> None:
-    """Raises InvalidRequest: it is of another size than the network sees."""
-    expected = (3, *preprocessing.input_size)
-    if tensor.array.shape != expected:
-        raise InvalidRequest(f"a preprocessed tensor must have shape {expected} here")

@@ -67,14 +67,14 @@ class Network:
 
     Attributes:
         graph: its file, whose weights lie beside it.
-        largest_group: pictures in one forward, at most.
+        largest_batch: pictures in one forward, at most.
         files: what `files_of` said of the bundle that was verified: another one under the same
             name, which a later nursery would find, is not it.
     """
 
     graph: Path
     num_classes: int
-    largest_group: int
+    largest_batch: int
     files: tuple[tuple[int, ...], ...]
 
 

@@ -20,7 +20,7 @@ import socket
 import time
 import traceback
 from collections.abc import Callable, Sequence
-from typing import Final, NoReturn, TypeAlias
+from typing import Any, Final, NoReturn, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -124,7 +124,7 @@ def _load(network: Network, terms: Terms) -> Forward:
         )
     size = terms.preprocessing.input_size
     session = Session(network.graph, input_size=size, num_classes=network.num_classes)
-    for count in sorted({1, network.largest_group}):
+    for count in sorted({1, network.largest_batch}):
         session(np.zeros((count, *size, 3), np.uint8))
         session(np.zeros((count, 3, *size), np.float32))
     return session
@@ -274,7 +274,8 @@ def _forward(forward: Forward, arrays: Sequence[EngineInput]) -> list[Answer]:
         return []
     began = time.monotonic()
     try:
-        logits = forward(np.stack(arrays))  # type: ignore[arg-type]  # of one dtype
+        batch: Any = np.stack(arrays)  # of one dtype
+        logits = forward(batch)
     except Exception as error:  # ONNX Runtime's have no base of their own, and tell no more
         if len(arrays) > 1:
             return [answer for array in arrays for answer in _forward(forward, [array])]

@@ -35,7 +35,7 @@ from PIL import (
 )
 
 from predictor.bundle.manifest import Preprocessing
-from predictor.errors import ImageTooLarge, InvalidImage, PayloadTooLarge
+from predictor.errors import ImageTooLarge, InvalidImage, InvalidRequest, PayloadTooLarge
 from predictor.inference import geometry
 from predictor.inference.sniffing import Header, sniff
 
@@ -142,6 +142,13 @@ def check_pixels(
     height, width, _ = pixels.shape
     _check_size(width, height, limits)
     _check_resized_size((width, height), preprocessing, limits)
+
+
+def check_tensor(array: NDArray[np.float32], preprocessing: Preprocessing) -> None:
+    """Raises InvalidRequest: it is of another size than the network sees."""
+    expected = (3, *preprocessing.input_size)
+    if array.shape != expected:
+        raise InvalidRequest(f"a preprocessed tensor must have shape {expected} here")
 
 
 def _check_size(width: int, height: int, limits: DecodeLimits) -> None:

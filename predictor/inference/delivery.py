@@ -24,6 +24,7 @@ Logits: TypeAlias = NDArray[np.float32]
 Kind: TypeAlias = tuple[str, tuple[int, ...]]
 """The dtype, as its one character, and the shape: what may share a forward."""
 
+STOPPED = "the server is stopping; retry on another replica"
 EXPIRED = "the deadline passed before the picture was classified"
 EARLY_S: Final = 0.01
 """How long before a deadline its timers may go off: an event loop's counts whole milliseconds, and

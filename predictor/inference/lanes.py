@@ -7,7 +7,6 @@ core's cache once for all of them.
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -16,17 +15,14 @@ from operator import attrgetter
 
 import numpy as np
 
-from predictor.errors import InternalError
 from predictor.inference.costs import LaneCosts, Mean
 from predictor.inference.decode_pool import Job, Result
 from predictor.inference.decode_process import ProcessDecodePool
-from predictor.inference.delivery import Item, Passed, on_their_way, settle
+from predictor.inference.delivery import Item, Passed, on_their_way, outcomes_of, settle
 from predictor.inference.observer import Observer
 from predictor.inference.onnx_engine import OnnxEngine
 from predictor.inference.pictures import Picture
 from predictor.inference.timeline import Timeline
-
-log = logging.getLogger("predictor.lanes")
 
 _PASSED: Passed = (
     ("decode", attrgetter("taken")),
@@ -122,11 +118,8 @@ class LanePipeline:
         now = item.answered = time.monotonic()
         item.decoded = now - outcome.forward_s
         item.taken = now - outcome.took_s
-        if np.isfinite(outcome.array).all():
-            settle([(item, outcome.array.astype(np.float32, copy=False))])
-        else:
-            item.context.run(log.error, "the network answered NaN or infinity", extra={"count": 1})
-            settle([(item, InternalError())])
+        logits = outcome.array.astype(np.float32, copy=False)[np.newaxis]
+        settle(item.context.run(outcomes_of, [item], logits))
         self._picture.observe(outcome.decode_s + outcome.forward_s / outcome.shared_by)
         if item.arrived is not None:
             self.observer.waited([max(0.0, item.taken - item.arrived)])

@@ -5,26 +5,20 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
-import mmap
 import os
 import signal
-import socket
-import subprocess
 import sys
-import threading
 import time
 import types
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextvars import copy_context
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import pytest_asyncio
 from PIL import Image
 
-from predictor.bundle.manifest import Preprocessing
+from hack.load.decode_one import decode_one
 from predictor.errors import (
     DeadlineExceeded,
     InternalError,
@@ -35,12 +29,10 @@ from predictor.errors import (
     StartupError,
     WireError,
 )
-from predictor.inference.decode_channel import Channel
-from predictor.inference.decode_nursery import DecoderProcess, Nursery, shared_byte
-from predictor.inference.decode_pool import DecodePool, Job, Result
+from predictor.inference.decode_nursery import DecoderProcess, Nursery
+from predictor.inference.decode_pool import DecodePool
 from predictor.inference.decode_process import ProcessDecodePool
 from predictor.inference.decode_threads import ThreadDecodePool
-from predictor.inference.decode_wire import DONE, REPLY, Terms
 from predictor.inference.decoding import DecodeLimits
 from predictor.inference.engine import EngineInput
 from predictor.inference.pictures import EncodedImage, Pixels, Tensor
@@ -48,27 +40,9 @@ from predictor.settings.groups import DecodingSettings
 from tests import faults, hostile, pictures
 from tests.processes import alive, descendants, threads
 from tests.server.process import eventually
+from tests.unit.decoders import MIB, PREPROCESSING, opened, terms
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
-
-PREPROCESSING = Preprocessing((64, 64))
-MIB = 1024 * 1024
-
-
-def terms(*, max_cpu_s: float = 1.0, max_memory_bytes: int = 512 * MIB) -> Terms:
-    return Terms(faults.decode, PREPROCESSING, DecodeLimits(), max_cpu_s, max_memory_bytes)
-
-
-@contextlib.asynccontextmanager
-async def opened(
-    limits: Terms | None = None, *, workers: int = 1, **options: Any
-) -> AsyncIterator[ProcessDecodePool]:
-    pool = ProcessDecodePool(limits or terms(), workers=workers, **options)
-    try:
-        yield pool
-    finally:
-        pool.close()
-        await pool.wait_closed()
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -85,7 +59,7 @@ def here() -> Iterator[DecodePool]:
 
 
 async def decoded(pool: DecodePool, data: bytes, within_s: float = 30.0) -> EngineInput:
-    return (await pool.decode(EncodedImage(data), time.monotonic() + within_s)).array
+    return (await decode_one(pool, EncodedImage(data), time.monotonic() + within_s)).array
 
 
 async def outcome(pool: DecodePool, data: bytes) -> EngineInput | tuple[str, str]:
@@ -121,21 +95,11 @@ async def test_what_is_decoded_already_is_prepared_alike(
     tensor = Tensor(np.ones((3, 64, 64), dtype=np.float32))
     for picture in (pixels, tensor):
         np.testing.assert_array_equal(
-            (await pool.decode(picture)).array, (await here.decode(picture)).array
+            (await decode_one(pool, picture)).array, (await decode_one(here, picture)).array
         )
 
 
-@pytest.mark.parametrize(
-    ("data", "error", "words"),
-    [
-        (faults.CRASH, InvalidImage, "breaks its decoder"),
-        (faults.SPIN, InvalidImage, r"decoding\.max_cpu_s"),
-        (faults.GREEDY, InvalidImage, r"decoding\.max_memory_bytes"),
-        (faults.GONE, Overloaded, "retry"),
-        (faults.LIE, InternalError, "internal error"),
-        (faults.BUG, InternalError, "internal error"),
-    ],
-)
+@pytest.mark.parametrize(("data", "error", "words"), faults.COSTS)
 async def test_what_breaks_a_decoder_costs_its_own_picture(
     data: bytes, error: type[WireError], words: str, pool: ProcessDecodePool
 ) -> None:
@@ -186,47 +150,11 @@ async def test_a_picture_of_too_many_bytes_never_reaches_a_decoder(
     assert not mark.exists()
 
 
-ONE_FORK_FAILS = """
-import errno, os
-fork, forks = os.fork, []
-def failing():
-    forks.append(1)
-    if len(forks) == 2:
-        raise BlockingIOError(errno.EAGAIN, "as at a limit of processes")
-    return fork()
-os.fork = failing
-from predictor.inference.decode_worker import main
-main()
-"""
-
-
-async def test_a_decoder_that_cannot_be_forked_costs_no_other(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    started = subprocess.Popen
-
-    def start(command: list[str], **options: Any) -> Any:
-        return started([command[0], "-c", ONE_FORK_FAILS], **options)
-
-    monkeypatch.setattr("predictor.inference.decode_nursery.subprocess.Popen", start)
-    nursery = Nursery(terms())
-    try:
-        healthy = nursery.start_decoder()
-        with pytest.raises(OSError):  # noqa: PT011  # the connection ended, in one way or another
-            nursery.start_decoder()
-        healthy.ping()
-        for decoder in (healthy, nursery.start_decoder()):
-            decoder.close()
-    finally:
-        nursery.close()
-        nursery.wait()
-
-
 async def test_a_pool_is_lost_only_with_its_last_decoder(monkeypatch: pytest.MonkeyPatch) -> None:
     def fails(nursery: Nursery) -> DecoderProcess:
         raise OSError
 
-    monkeypatch.setattr("predictor.inference.decode_process.LOST_AFTER_S", 0.0)
+    monkeypatch.setattr("predictor.inference.decode_keepers.LOST_AFTER_S", 0.0)
     async with opened(workers=2) as pool:
         monkeypatch.setattr(Nursery, "start_decoder", fails)
         with pytest.raises(InvalidImage):
@@ -248,8 +176,8 @@ async def test_a_place_without_a_decoder_is_filled_again_whatever_kept_it_empty(
             raise failures.pop()
         return start(nursery)
 
-    monkeypatch.setattr("predictor.inference.decode_process.LOST_AFTER_S", 0.0)
-    monkeypatch.setattr("predictor.inference.decode_process.RETRY_S", 0.05)
+    monkeypatch.setattr("predictor.inference.decode_keepers.LOST_AFTER_S", 0.0)
+    monkeypatch.setattr("predictor.inference.decode_keepers.RETRY_S", 0.05)
     async with opened(workers=1) as pool:
         await decoded(pool, pictures.jpeg())
         monkeypatch.setattr(Nursery, "start_decoder", fails)
@@ -278,16 +206,6 @@ async def test_a_nursery_that_hangs_is_ended(monkeypatch: pytest.MonkeyPatch) ->
                     break
                 await asyncio.sleep(0.05)
         assert alive({nursery}) == set()
-
-
-async def test_what_is_shared_with_a_decoder_cannot_be_taken_away() -> None:
-    """The server would end by SIGBUS when it looks at it."""
-    with contextlib.ExitStack() as until:
-        shared, progress = shared_byte(until)
-        with pytest.raises(PermissionError):
-            os.ftruncate(shared, 0)
-        progress[0] = 7
-        assert progress[0] == 7
 
 
 async def test_a_short_deadline_does_not_cost_a_decoder(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -407,108 +325,11 @@ async def test_the_largest_pictures_fit_into_the_default_limits() -> None:
             assert isinstance(await outcome(pool, data), np.ndarray), name
 
 
-@contextlib.asynccontextmanager
-async def channel_to(play: Callable[[socket.socket], None]) -> AsyncIterator[Channel]:
-    """A channel to what is no decoder any more, as after a picture that has taken it over."""
-    work, theirs = socket.socketpair()
-    control, their_control = socket.socketpair()
-    decoder = DecoderProcess(work, control, mmap.mmap(-1, 1))
-
-    def answered(channel: Channel) -> None:
-        pytest.fail("it answered")
-
-    def make() -> Channel:
-        return Channel(decoder, terms(), answered=answered, ran=lambda *_: None, patience_s=0.1)
-
-    def run() -> None:
-        with theirs, contextlib.suppress(OSError):
-            play(theirs)
-
-    _, channel = await asyncio.get_running_loop().create_unix_connection(make, sock=work)
-    playing = threading.Thread(target=run)
-    playing.start()
-    try:
-        yield channel
-    finally:
-        channel.stop()
-        playing.join()
-        decoder.close()
-        their_control.close()
-
-
-def job(data: bytes, within_s: float) -> Job:
-    future = asyncio.get_running_loop().create_future()
-    return Job(EncodedImage(data), time.monotonic() + within_s, future, copy_context(), print)
-
-
-async def given_up(channel: Channel, data: bytes) -> WireError:
-    channel.start([job(data, 0.3)])
-    async with asyncio.timeout(30):
-        await channel.ended
-    return channel.death(None, decoding=True)
-
-
-async def test_a_decoder_that_drips_its_answer_is_given_up_after_the_deadline() -> None:
-    """There is always a byte more to wait for."""
-
-    def drip(to: socket.socket) -> None:
-        to.sendall(REPLY.pack(DONE, 0.0, 64 * 64 * 3))
-        while True:
-            time.sleep(0.01)
-            to.send(b"x")
-
-    async with channel_to(drip) as channel:
-        assert isinstance(await given_up(channel, b"picture"), DeadlineExceeded)
-
-
-async def test_a_decoder_that_takes_a_picture_too_slowly_is_given_up_after_the_deadline() -> None:
-    taken = 0
-
-    def sip(picture: socket.socket) -> None:
-        nonlocal taken
-        while part := picture.recv(64 * 1024):
-            taken += len(part)
-            time.sleep(0.05)
-
-    large = bytes(8 * MIB)
-    async with channel_to(sip) as channel:
-        assert isinstance(await given_up(channel, large), DeadlineExceeded)
-    assert taken < len(large) / 2
-
-
-@pytest.mark.parametrize(
-    "answer",
-    [
-        REPLY.pack(DONE, 0.0, 2**32 - 1),
-        REPLY.pack(DONE, 0.0, 4) + bytes(4),
-        REPLY.pack(200, 0.0, 0),
-    ],
-    ids=["endless", "too small", "unknown"],
-)
-async def test_a_decoder_that_answers_what_it_should_not_is_let_go(answer: bytes) -> None:
-    told: list[Result | BaseException] = []
-
-    def lie(to: socket.socket) -> None:
-        to.recv(1)
-        to.sendall(answer)
-        while to.recv(MIB):
-            pass
-
-    async with channel_to(lie) as channel:
-        asked = job(b"picture", 30)
-        asked.then = told.append
-        channel.start([asked])
-        async with asyncio.timeout(30):
-            await channel.ended
-        assert [type(each) for each in told] == [InternalError]
-        assert not channel.group
-
-
 async def test_a_large_picture_is_handed_over_whole(
     pool: ProcessDecodePool, here: DecodePool
 ) -> None:
     """Larger than a socket's buffer: sent in parts, to a decoder that reads meanwhile."""
     large = pictures.saved(pictures.noise(2000, 1500), "PNG", compress_level=0)
     assert len(large) > 8 * MIB
-    expected = (await here.decode(EncodedImage(large))).array
+    expected = (await decode_one(here, EncodedImage(large))).array
     np.testing.assert_array_equal(await decoded(pool, large), expected)

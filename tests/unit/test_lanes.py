@@ -43,9 +43,9 @@ from predictor.settings import Settings
 from tests import faults, pictures
 from tests.processes import alive, descendants, threads
 from tests.server.process import eventually
+from tests.unit import decoders
 
 DEBUG = Path(__file__).parents[2] / "checkpoints" / "debug"
-MIB = 1024 * 1024
 PATIENCE_S = 30.0
 
 
@@ -60,7 +60,7 @@ def network_of(graph: Path, manifest: Manifest) -> Network:
 
 def terms(manifest: Manifest, **changes: Any) -> Terms:
     network = network_of(manifest.path / "model.onnx", manifest)
-    usual = Terms(faults.decode, manifest.preprocessing, DecodeLimits(), 1.0, 512 * MIB, network)
+    usual = replace(decoders.terms(), preprocessing=manifest.preprocessing, network=network)
     return replace(usual, **changes)
 
 
@@ -135,10 +135,10 @@ async def test_pictures_that_wait_share_a_forward_and_none_is_mixed_up(manifest:
     async with running(terms(manifest)) as lanes:
         alone = [await logits(lanes, each) for each in several]
         lanes.observer = seen = Seen()
-        answers = await together(lanes, *several)
+        answers: Any = await together(lanes, *several)
     assert max(seen.batches) == 4
     assert sum(seen.batches) == len(several) + 1
-    np.testing.assert_allclose(np.stack(answers), alone, atol=1e-5)  # type: ignore[arg-type]
+    np.testing.assert_allclose(answers, alone, atol=1e-5)
 
 
 async def test_a_tensor_shares_no_forward_with_pixels(manifest: Manifest) -> None:
@@ -160,16 +160,7 @@ async def test_a_tensor_shares_no_forward_with_pixels(manifest: Manifest) -> Non
 
 @pytest.mark.parametrize("place", [0, 1, 3])
 @pytest.mark.parametrize(
-    ("data", "error", "words"),
-    [
-        (faults.CRASH, InvalidImage, "breaks its decoder"),
-        (faults.SPIN, InvalidImage, r"decoding\.max_cpu_s"),
-        (faults.GREEDY, InvalidImage, r"decoding\.max_memory_bytes"),
-        (faults.GONE, Overloaded, "retry"),
-        (faults.BUG, InternalError, "internal error"),
-        (faults.LIE, InternalError, "internal error"),
-        (b"no picture", UnsupportedMedia, "JPEG"),
-    ],
+    ("data", "error", "words"), [*faults.COSTS, (b"no picture", UnsupportedMedia, "JPEG")]
 )
 async def test_what_breaks_a_lane_costs_its_own_picture_wherever_it_stands_in_its_group(
     place: int, data: bytes, error: type[WireError], words: str, manifest: Manifest
