@@ -43,6 +43,14 @@ load-test: $(READY) ## Load a deployment of your own until its figures settle (A
 bench: $(READY) ## Compare with other servers and write docs/benchmarks.md: over an hour on a quiet machine (ARGS="--rounds 1 --only realfake,litserve")
 	@$(PY) -m hack.bench $(ARGS)
 
+.PHONY: gpu-test
+gpu-test: $(READY) ## Run the tests that need a GPU (skipped where none is)
+	@$(PY) -m pytest tests/unit -q -m gpu -n 0 $(ARGS)
+
+.PHONY: gpu-bench
+gpu-bench: $(READY) ## Print what a GPU reaches alone and behind the server (ARGS="--networks resnet50"; --device cpu tries it out)
+	@$(PY) -m hack.bench.gpu $(ARGS)
+
 .PHONY: lint
 lint: $(READY) ## ruff, mypy --strict and the import rules
 	@$(VENV)/bin/ruff check .

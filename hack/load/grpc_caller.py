@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any, Final
 
 import grpc
+import numpy as np
 from google.rpc import error_details_pb2, status_pb2
+from numpy.typing import NDArray
 
 from hack.load.samples import BROKEN, UNANSWERED, Answer
 
@@ -103,5 +105,16 @@ def infer(model: str, picture: bytes, *, raw: bool = True) -> bytes:
         request.raw_input_contents.append(len(picture).to_bytes(4, "little") + picture)
     else:
         tensor.contents.bytes_contents.append(picture)
+    serialised: bytes = request.SerializeToString()
+    return serialised
+
+
+def infer_pixels(model: str, pixels: NDArray[np.uint8]) -> bytes:
+    """A serialised ModelInferRequest with decoded pictures, uint8 (N, H, W, 3)."""
+    from tritonclient.grpc import service_pb2 as pb  # see above
+
+    request = pb.ModelInferRequest(model_name=model)
+    request.inputs.add(name="pixels", datatype="UINT8", shape=pixels.shape)
+    request.raw_input_contents.append(pixels.tobytes())
     serialised: bytes = request.SerializeToString()
     return serialised

@@ -1,10 +1,11 @@
 """Pictures of many callers, one device: coalesce, keep deadlines, isolate what is bad.
 
-Each lane of the engine (a GPU has one, a CPU one per core) is a thread that takes whatever is
-waiting when it gets free, callers in turn, so batches grow with load and an idle server answers at
-once. It waits for more only while a picture that is expected is still being decoded, and only as
-long as the forward is worth that it would then save. Pictures come straight from whoever
-decoded them.
+Each lane of the engine (a CPU has one per core) is a thread that takes whatever is waiting when it
+gets free, callers in turn, so batches grow with load and an idle server answers at once. Where
+lanes share a device, as on a GPU, one goes while another's forward runs only with a full batch:
+until the device is free, the batch may as well grow. A lane waits for more only while a picture
+that is expected is still being decoded, and only as long as the forward is worth that it would then
+save. Pictures come straight from whoever decoded them.
 
 What an item's owner does never touches its neighbours: a cancelled or expired item leaves the
 queue before it runs, and a batch that fails is halved until the item at fault fails alone, while
@@ -96,6 +97,7 @@ class Batcher:
             for number in range(engine.lanes)
         ]
         self._failed = False
+        self._device_free = 0.0  # `time.monotonic()` at which the last forward ended
 
     def start(self) -> None:
         for lane in self._lanes:
@@ -238,9 +240,9 @@ class Batcher:
                 self._condition.wait()
             if self._stopping:
                 return False
-            while self._expected > 0 and 0 < len(self._queue) < self._limit:
-                remaining = self._leaves_at() - time.monotonic()
-                if remaining <= 0 or self._stopping:
+            while 0 < len(self._queue) < self._limit and not self._stopping:
+                remaining = None if self._device_busy else self._remaining_s()
+                if remaining is not None and remaining <= 0:
                     break
                 self._condition.wait(remaining)
             if self._queue:  # another lane may have been quicker
@@ -248,6 +250,15 @@ class Batcher:
             if self._queue:  # which woke this lane, and may have left another asleep
                 self._condition.notify()
             return True
+
+    @property
+    def _device_busy(self) -> bool:
+        """Whether another lane has to end its forward before this one's can begin."""
+        return sum(bool(lane.batch) for lane in self._lanes) >= self.engine.at_once
+
+    def _remaining_s(self) -> float:
+        """How long a batch still waits for pictures that are on their way."""
+        return self._leaves_at() - time.monotonic() if self._expected > 0 else 0.0
 
     def _leaves_at(self) -> float:
         """`time.monotonic()` at which a batch goes although another picture is on its way.
@@ -273,7 +284,7 @@ class Batcher:
     def _take(self) -> list[Item]:
         """A lane's share of what waits, callers in turn, all of one kind."""
         kind = self._queue.peek().kind
-        share = math.ceil(len(self._queue) / len(self._lanes))
+        share = math.ceil(len(self._queue) / self.engine.at_once)
         batch = self._queue.take(min(self._limit, share), lambda item: item.kind == kind)
         now = time.monotonic()
         for item in batch:
@@ -320,6 +331,9 @@ class Batcher:
         finally:
             lane.forward_began = None
         ended = time.monotonic()
+        if self.engine.at_once < len(self._lanes):  # it may have waited for another lane's
+            began = max(began, self._device_free)
+        self._device_free = ended
         for item in group:
             item.answered = ended
             item.timeline.batch_size = max(item.timeline.batch_size, len(group))

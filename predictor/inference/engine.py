@@ -53,6 +53,9 @@ class Engine(Forwards, Protocol):
     """UUID of the GPU, as CUDA gives it; None on a CPU."""
     lanes: int
     """Threads that may call `forward` at the same time, and together keep the device busy."""
+    at_once: int
+    """Of these, how many the device works for at once: the others only make it ready for the next
+    forward."""
 
     @property
     def tolerance(self) -> float:

@@ -95,6 +95,7 @@ def _torch_engine(manifest: Manifest, settings: ModelSettings) -> Engine:
         manifest.preprocessing,
         device=settings.device,
         dtype=settings.dtype,
+        cuda_graphs=settings.cuda_graphs,
     )
 
 

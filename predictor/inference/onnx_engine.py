@@ -37,7 +37,7 @@ class OnnxEngine:
     ) -> None:
         self._session = session
         self._input_size = input_size
-        self.lanes = lanes or usable_cpus()
+        self.lanes = self.at_once = lanes or usable_cpus()
 
     def forward(self, batch: EngineInput) -> NDArray[np.float32]:
         """See `Engine.forward`."""

@@ -32,7 +32,7 @@ class StagedPipeline:
             batcher.cost,
             self._decode,
             pool.workers,
-            batcher.engine.lanes,
+            batcher.engine.at_once,
             batcher.max_batch_size,
             lambda: pool.backlog,
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Literal, TypeAlias
 
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from predictor.bundle.manifest import Preprocessing
 from predictor.errors import SettingsError
 from predictor.inference.cpus import usable_cpus
+from predictor.inference.cuda import CudaNetwork
 from predictor.inference.engine import EngineInput, EngineLost, EngineOutOfMemory
 
 Dtype: TypeAlias = Literal["auto", "fp32", "fp16", "bf16"]
@@ -23,15 +24,17 @@ _HALF = {"fp16": torch.float16, "bf16": torch.bfloat16}
 class TorchEngine:
     """A module on a device.
 
-    A GPU has one lane. A CPU has one for each core, where a forward keeps to one thread: forwards
-    that share their cores with decoding, and with one another, spend most of their time waiting
-    for the slowest of their threads (measured with `make overload`: a ninth of the throughput).
+    A GPU has two lanes, so that the next batch is there when a forward ends. A CPU has one for each
+    core, where a forward keeps to one thread: forwards that share their cores with decoding, and
+    with one another, spend most of their time waiting for the slowest of their threads (measured
+    with `make overload`: a ninth of the throughput).
 
     Args:
         module: (N, 3, H, W) normalised in, logits (N, K) out; in evaluation mode.
         device: `auto` takes the first GPU when there is one.
         dtype: `auto` is fp32 on the CPU and fp16 autocast on CUDA.
         lanes: forwards at once on a CPU; None takes the CPUs this process may use.
+        cuda_graphs: replay small batches on a GPU, where the network allows it.
 
     Raises:
         SettingsError: a device or dtype that is not to be had here.
@@ -48,15 +51,21 @@ class TorchEngine:
         device: str = "auto",
         dtype: Dtype = "auto",
         lanes: int | None = None,
+        cuda_graphs: bool = True,
     ) -> None:
         self._device = _resolve(device)
         self.device = str(self._device)
         self.gpu = _uuid(self._device)
         self._half = _half(dtype, self._device)
-        self.lanes = 1
+        self._on_gpu: CudaNetwork | None = None
+        self._run: Callable[[torch.Tensor], torch.Tensor] = self._logits
         if self._device.type == "cpu":
-            self.lanes = lanes or usable_cpus()
+            self.lanes = self.at_once = lanes or usable_cpus()
             torch.set_num_threads(1)
+        else:
+            self.lanes, self.at_once = 2, 1
+            self._run = self._on_gpu = CudaNetwork(self._logits, self._device)
+        self._cuda_graphs = cuda_graphs
         self._module = module.eval().to(self._device).to(memory_format=torch.channels_last)
         mean = torch.tensor(preprocessing.mean, device=self._device).view(1, 3, 1, 1)
         std = torch.tensor(preprocessing.std, device=self._device).view(1, 3, 1, 1)
@@ -73,10 +82,10 @@ class TorchEngine:
     def forward(self, batch: EngineInput) -> NDArray[np.float32]:
         """See `Engine.forward`."""
         try:
-            with torch.inference_mode(), self._autocast():
-                logits = self._module(self._to_device(batch))
-                answers: NDArray[np.float32] = logits.float().cpu().numpy()
-                return answers
+            with torch.inference_mode():
+                answers = self._run(torch.from_numpy(np.ascontiguousarray(batch)))
+                logits: NDArray[np.float32] = answers.numpy()
+                return logits
         except torch.cuda.OutOfMemoryError:
             pass  # while it is handled, its traceback keeps the batch's activations alive
         except torch.AcceleratorError:
@@ -88,6 +97,9 @@ class TorchEngine:
 
     def warm_up(self, batch_sizes: Sequence[int]) -> None:
         """See `Engine.warm_up`; both kinds of input."""
+        if self._on_gpu is not None and self._cuda_graphs:
+            with torch.inference_mode():
+                self._on_gpu.capture(self._input_size, max(batch_sizes), self.tolerance)
         height, width = self._input_size
         for size in batch_sizes:
             self.forward(np.zeros((size, height, width, 3), dtype=np.uint8))
@@ -101,21 +113,24 @@ class TorchEngine:
             return False
         return True
 
-    def _to_device(self, batch: EngineInput) -> torch.Tensor:
-        host = torch.from_numpy(np.ascontiguousarray(batch))
-        if self._device.type == "cuda":
-            host = host.pin_memory()
-        tensor = host.to(self._device, non_blocking=True)
-        if tensor.dtype == torch.uint8:
+    def _logits(self, pictures: torch.Tensor) -> torch.Tensor:
+        """Of pictures on the device, and there."""
+        with self._autocast():
+            logits: torch.Tensor = self._module(self._normalised(pictures))
+            return logits.float()
+
+    def _normalised(self, pictures: torch.Tensor) -> torch.Tensor:
+        if pictures.dtype == torch.uint8:
             # NHWC seen as NCHW is channels_last already; the same arithmetic as ToTensor and
             # Normalize, in the same order, so that answers match timm's to the last bit.
-            return ((tensor.permute(0, 3, 1, 2).float() / self._white) - self._mean) / self._std
-        return tensor.contiguous(memory_format=torch.channels_last)
+            return ((pictures.permute(0, 3, 1, 2).float() / self._white) - self._mean) / self._std
+        return pictures.contiguous(memory_format=torch.channels_last)
 
     def _autocast(self) -> AbstractContextManager[object]:
         if self._half is None:
             return nullcontext()
-        return torch.autocast(self._device.type, dtype=self._half)
+        # Casts that are kept from one forward to the next would not be in a graph's recording.
+        return torch.autocast(self._device.type, dtype=self._half, cache_enabled=False)
 
 
 def _uuid(device: torch.device) -> str | None:

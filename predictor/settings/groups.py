@@ -70,6 +70,12 @@ class ModelSettings(Group):
         description="Arithmetic of the network. `auto` is fp32 on a CPU and half precision on a "
         "GPU. fp32 is closest to what the bundle was measured with; half precision is faster.",
     )
+    cuda_graphs: bool = Field(
+        True,
+        description="Whether a GPU replays the forwards of up to 64 pictures, which spares the CPU "
+        "the launch of each kernel. Recording them takes seconds of the start and memory of the "
+        "GPU. A network that cannot be recorded, or answers otherwise, is served without.",
+    )
 
 
 class ServerSettings(Group):

@@ -53,7 +53,7 @@ class Engine:
     name = "gated"
     device = "cpu"
     gpu: str | None = None
-    lanes = 1
+    lanes = at_once = 1
     largest_batch: int | None = None
     tolerance = 1e-4
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import logging
 import os
 import threading
@@ -16,6 +17,7 @@ from predictor.errors import InvalidImage, NotReady
 from predictor.inference.batcher import Batcher
 from predictor.inference.delivery import answers_of
 from predictor.inference.engine import EngineLost
+from predictor.inference.observer import Observer
 from tests.unit.gated_engine import (
     AN_HOUR,
     Answers,
@@ -213,7 +215,7 @@ async def test_a_batch_goes_when_an_expected_picture_fails(engine: Engine) -> No
 
 
 async def test_lanes_run_at_the_same_time_and_share_what_waits(engine: Engine) -> None:
-    engine.lanes = 2
+    engine.lanes = engine.at_once = 2
     async with running(engine) as batcher:
         on_device = [await occupy(batcher, engine)]
         engine.hold()
@@ -230,7 +232,7 @@ async def test_lanes_run_at_the_same_time_and_share_what_waits(engine: Engine) -
 
 async def test_what_one_lane_leaves_another_takes_at_once(engine: Engine) -> None:
     """The lane that waited for the announced picture is not the one that its arrival wakes."""
-    engine.lanes = 2
+    engine.lanes = engine.at_once = 2
     engine.hold()
     async with running(engine) as batcher:
         with batcher.expect(1) as [expected]:
@@ -244,8 +246,45 @@ async def test_what_one_lane_leaves_another_takes_at_once(engine: Engine) -> Non
             assert [await numbers_of(first), (await expected.future)[0]] == [[1], 2]
 
 
-async def test_one_lane_that_dies_ends_all_of_them(engine: Engine) -> None:
+async def test_where_lanes_share_a_device_only_a_full_batch_goes_ahead(engine: Engine) -> None:
     engine.lanes = 2
+    async with running(engine, max_batch_size=4) as batcher:
+        first = await occupy(batcher, engine)
+        full = [await send(batcher, 1, 2), await send(batcher, 3, 4)]
+        await engine.entered()  # while the first is on the device
+        less = [await send(batcher, number) for number in (5, 6, 7)]
+        await asyncio.sleep(0.05)  # a lane that goes too soon would have gone
+        assert engine.batches == [[0], [1, 2, 3, 4]]
+        engine.free()
+        assert [await numbers_of(task) for task in (first, *full)] == [[0], [1, 2], [3, 4]]
+        assert [await numbers_of(task) for task in less] == [[5], [6], [7]]
+    assert engine.batches[2] == [5, 6, 7]  # none of them shared out
+
+
+async def test_the_wait_for_another_lanes_forward_is_no_cost_of_ones_own(engine: Engine) -> None:
+    engine.lanes = 2
+    device = threading.Lock()
+    forwards: list[tuple[float, float]] = []
+
+    class Clock(Observer):
+        def forwarded(self, pictures: object, began: float, ended: float) -> None:
+            forwards.append((began, ended))
+
+    def compute(numbers: list[int]) -> None:
+        with device:
+            time.sleep(0.05)
+
+    engine.fault = compute
+    async with running(engine, max_batch_size=1) as batcher:
+        batcher.observer = Clock()
+        await asyncio.gather(*[await send(batcher, number) for number in range(6)])
+    forwards.sort()
+    assert len(forwards) == 6
+    assert all(ended <= began for (_, ended), (began, _) in itertools.pairwise(forwards))
+
+
+async def test_one_lane_that_dies_ends_all_of_them(engine: Engine) -> None:
+    engine.lanes = engine.at_once = 2
 
     def die(numbers: list[int]) -> None:
         if 1 in numbers:

@@ -109,11 +109,14 @@ def allowed(request: Request, poison: set[int]) -> list[list[int] | str]:
     return [*ends, "INTERNAL" if poison & set(request.numbers) else request.numbers]
 
 
-@pytest.mark.parametrize("seed", [1, 2, 3])
-async def test_answers_are_ones_own_under_cancellations_deadlines_and_faults(seed: int) -> None:
+@pytest.mark.parametrize(("seed", "lanes", "at_once"), [(1, 1, 1), (2, 2, 2), (3, 2, 1)])
+async def test_answers_are_ones_own_under_cancellations_deadlines_and_faults(
+    seed: int, lanes: int, at_once: int
+) -> None:
     traffic = Traffic(seed)
     crowds = [traffic.requests(base) for base in range(0, LOOPS * 100_000, 100_000)]
     engine = Engine()
+    engine.lanes, engine.at_once = lanes, at_once
     engine.poison, engine.fits = traffic.poison, 11
     # Were one announcement not withdrawn, the batcher would wait an hour for it.
     batcher = Batcher(engine, max_batch_size=32, max_wait_s=3600)

@@ -79,7 +79,7 @@ class Reds:
     name = "reds"
     device = "cpu"
     gpu: str | None = None
-    lanes = 1
+    lanes = at_once = 1
     largest_batch: int | None = None
     tolerance = 1e-4
 

@@ -89,6 +89,7 @@ def test_without_nvidias_library_nothing_is_read(caplog: pytest.LogCaptureFixtur
     assert value(metrics, "memory_used_bytes") is None
 
 
+@pytest.mark.gpu
 def test_a_real_gpu_says_its_figures() -> None:
     torch = pytest.importorskip("torch")
     if not torch.cuda.is_available():

@@ -1,0 +1,145 @@
+"""A network on a GPU: pictures are copied there beside a forward, small batches are replayed."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+import torch
+
+log = logging.getLogger("predictor.engines")
+
+_GRAPH_SIZES: Final = (1, 2, 4, *range(8, 65, 8))
+"""Pictures in the batches that are replayed. Up to here the launch of each kernel may cost more
+than it computes; above, a batch that is filled up costs more than its launches."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Graph:
+    """A recorded forward, and the memory on the GPU that it reads and writes.
+
+    Attributes:
+        pictures: uint8, shape (N, H, W, 3).
+        logits: float32, shape (N, K).
+    """
+
+    graph: torch.cuda.CUDAGraph
+    pictures: torch.Tensor
+    logits: torch.Tensor
+
+    def takes(self, pictures: torch.Tensor) -> bool:
+        room, *shape = self.pictures.shape
+        same_kind = pictures.dtype == torch.uint8 and list(pictures.shape[1:]) == shape
+        return same_kind and len(pictures) <= room
+
+    def replay(self, pictures: torch.Tensor) -> torch.Tensor:
+        """Logits of at most N pictures, until the next replay; what fills up is left over."""
+        self.pictures[: len(pictures)].copy_(pictures)
+        self.graph.replay()
+        return self.logits[: len(pictures)]
+
+
+def _sleeping_event() -> torch.cuda.Event:
+    """One that is waited for asleep: by default CUDA keeps a core busy until it comes."""
+    return torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]  # bare
+
+
+class CudaNetwork:
+    """For the threads of several lanes: one batch is copied to the GPU while another is in its
+    forward. Forwards follow one another, so that they share memory, and graphs.
+
+    Args:
+        network: uint8 (N, H, W, 3) or float32 (N, 3, H, W) on `device` in, float32 logits (N, K)
+            there out.
+    """
+
+    def __init__(
+        self, network: Callable[[torch.Tensor], torch.Tensor], device: torch.device
+    ) -> None:
+        self._network = network
+        self._device = device
+        self._copies = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]  # bare
+        self._forwards = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]  # bare
+        self._launching = threading.Lock()
+        self._memory = torch.cuda.graph_pool_handle()
+        self._graphs: list[_Graph] = []  # the smallest first
+
+    def __call__(self, batch: torch.Tensor) -> torch.Tensor:
+        """Logits of a batch; both in the memory of this machine."""
+        with torch.cuda.stream(self._copies):
+            pictures = batch.pin_memory().to(self._device, non_blocking=True)
+            copied = self._copies.record_event()
+        with self._launching, torch.cuda.stream(self._forwards):
+            self._forwards.wait_event(copied)
+            logits = self._logits(pictures)
+            answers = torch.empty(logits.shape, dtype=logits.dtype, pin_memory=True)
+            answers.copy_(logits, non_blocking=True)
+            answered = self._forwards.record_event(_sleeping_event())
+        answered.synchronize()  # without Python's lock
+        return answers
+
+    def _logits(self, pictures: torch.Tensor) -> torch.Tensor:
+        for graph in self._graphs:
+            if graph.takes(pictures):
+                return graph.replay(pictures)
+        return self._network(pictures)
+
+    def capture(self, input_size: tuple[int, int], largest: int, tolerance: float) -> list[int]:
+        """Record forwards of uint8 pictures, to be replayed from now on; call it before the rest.
+
+        A batch is filled up to the next size that was recorded. Graphs share their memory, for
+        only one is replayed at a time, and its answer is copied before the next.
+
+        Args:
+            input_size: height and width in pixels.
+            largest: most pictures in a batch.
+            tolerance: how far a probability may be from the network's own.
+
+        Returns:
+            The sizes; none where the network cannot be recorded, or answers otherwise when
+            replayed, or memory is short.
+        """
+        sizes = [size for size in _GRAPH_SIZES if size < largest]
+        if largest <= _GRAPH_SIZES[-1]:
+            sizes.append(largest)
+        began = time.monotonic()
+        graphs: list[_Graph] = []
+        try:
+            with torch.cuda.device(self._device):
+                for size in reversed(sizes):  # the smaller ones fit into what the largest took
+                    graphs.insert(0, self._recorded((size, *input_size, 3), tolerance))
+        except RuntimeError as error:  # out of memory is one, too
+            reason = str(error)
+        else:
+            seconds = round(time.monotonic() - began, 3)
+            log.info("CUDA graphs recorded", extra={"batch_sizes": sizes, "seconds": seconds})
+            self._graphs = graphs
+            return sizes
+        graphs.clear()
+        torch.cuda.empty_cache()
+        log.warning("served without CUDA graphs", extra={"reason": reason})
+        return []
+
+    def _recorded(self, shape: tuple[int, ...], tolerance: float) -> _Graph:
+        """Raises: RuntimeError: of torch, or because the recording answers otherwise."""
+        with torch.cuda.stream(self._forwards):
+            pictures = torch.randint(256, shape, dtype=torch.uint8, device=self._device)
+            # What libraries do at the first forward of a size cannot be recorded.
+            expected = self._network(pictures)
+        graph = torch.cuda.CUDAGraph()
+        # Other threads, the telemetry's say, may use CUDA meanwhile.
+        with torch.cuda.graph(
+            graph, pool=self._memory, stream=self._forwards, capture_error_mode="thread_local"
+        ):
+            logits = self._network(pictures)
+        recorded = _Graph(graph, pictures, logits)
+        with torch.cuda.stream(self._forwards):
+            answers = recorded.replay(pictures.flip(0))
+            difference = (answers.flip(0).softmax(1) - expected.softmax(1)).abs().max().item()
+        if not difference <= tolerance:
+            raise RuntimeError(f"{shape[0]} pictures are answered otherwise, by {difference:.2g}")
+        return recorded
