@@ -1,36 +1,14 @@
-"""The words of the wire: the structures protocols share, and JSON bodies for `/openapi.json`.
+"""Bodies of requests and answers as pydantic models, for `/openapi.json`.
 
-The decoders do not run these pydantic models: they check more, faster, and without echoing
-what was sent. The models say the same to people and to code generators.
+The decoders do not run them: they check more, faster, and without echoing what was sent. The models
+say the same to people and to code generators.
 """
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
-
-from predictor.protocol.messages import (
-    InferCall,
-    InputTensor,
-    ModelDescription,
-    OutputTensor,
-    RequestedOutput,
-)
-
-__all__ = [
-    "ErrorBody",
-    "InferCall",
-    "InferRequestBody",
-    "InferResponseBody",
-    "InputTensor",
-    "LegacyResponse",
-    "ModelDescription",
-    "OutputTensor",
-    "RequestedOutput",
-    "V1Request",
-    "V1Response",
-]
 
 VerdictName = Literal["fake", "real", "uncertain"]
 
@@ -40,21 +18,44 @@ class _Body(BaseModel):
     model_config = ConfigDict(protected_namespaces=())
 
 
-class InferInputBody(_Body):
-    """One input tensor."""
-
-    name: Literal["image", "pixels", "tensor"]
-    datatype: Literal["BYTES", "UINT8", "FP32"]
-    shape: list[int] = Field(
-        description="image [N]; pixels [N, H, W, 3]; tensor [N, 3, H, W] of the model's size"
-    )
-    data: list[Any] | None = Field(
-        None,
-        description="Flat or nested as the shape. image: picture files as base64. "
-        "Absent where the data follows the JSON as bytes.",
-    )
+class _InputBody(_Body):
     parameters: dict[str, Any] | None = Field(
         None, description="binary_data_size: bytes of this tensor behind the JSON"
+    )
+
+
+class ImageInput(_InputBody):
+    """Picture files."""
+
+    name: Literal["image"]
+    datatype: Literal["BYTES"]
+    shape: list[int] = Field(min_length=1, max_length=1, description="[N]")
+    data: list[str] | None = Field(
+        None, description="Files as base64; absent where they follow the JSON as bytes"
+    )
+
+
+class PixelsInput(_InputBody):
+    """Decoded pictures of any size, RGB."""
+
+    name: Literal["pixels"]
+    datatype: Literal["UINT8"]
+    shape: list[int] = Field(min_length=4, max_length=4, description="[N, H, W, 3]")
+    data: list[Any] | None = Field(
+        None, description="Flat, or nested as the shape; absent where it follows as bytes"
+    )
+
+
+class TensorInput(_InputBody):
+    """Pictures that the caller resized and normalised."""
+
+    name: Literal["tensor"]
+    datatype: Literal["FP32"]
+    shape: list[int] = Field(
+        min_length=4, max_length=4, description="[N, 3, H, W] of the model's size"
+    )
+    data: list[Any] | None = Field(
+        None, description="Flat, or nested as the shape; absent where it follows as bytes"
     )
 
 
@@ -71,7 +72,9 @@ class InferRequestBody(_Body):
     """A V2 inference request with exactly one input."""
 
     id: str | None = Field(None, max_length=128, description="Returned in the answer")
-    inputs: list[InferInputBody] = Field(min_length=1, max_length=1)
+    inputs: list[Annotated[ImageInput | PixelsInput | TensorInput, Field(discriminator="name")]] = (
+        Field(min_length=1, max_length=1)
+    )
     outputs: list[InferOutputRequestBody] | None = Field(
         None, description="What to answer, in this order; all outputs when absent"
     )
@@ -149,3 +152,71 @@ class ErrorBody(_Body):
     error: str = Field(description="What was wrong and what to do")
     code: str = Field(description="A stable name, such as INVALID_REQUEST")
     request_id: str
+
+
+class LegacyErrorBody(ErrorBody):
+    """Any failure of `POST /infer`."""
+
+    detail: str = Field(description="The same as `error`, where the old service had it")
+
+
+# Health and metadata
+
+
+class Alive(_Body):
+    """The process answers."""
+
+    status: Literal["alive"]
+
+
+class Live(_Body):
+    """The process is alive."""
+
+    live: Literal[True]
+
+
+class Ready(_Body):
+    """Traffic may come here."""
+
+    ready: Literal[True]
+
+
+class ModelReady(_Body):
+    """The model answers."""
+
+    name: str
+    ready: Literal[True]
+
+
+class Models(_Body):
+    """Names of the models here."""
+
+    models: list[str]
+
+
+class ServerMetadata(_Body):
+    """This server, and what of the protocol it speaks."""
+
+    name: str
+    version: str
+    extensions: list[str]
+
+
+class TensorMetadata(_Body):
+    """A tensor; -1 in its shape is any size."""
+
+    name: str
+    datatype: str
+    shape: list[int]
+    optional: bool = Field(False, description="Of several inputs, a request has exactly one")
+
+
+class ModelMetadata(_Body):
+    """A model."""
+
+    name: str
+    versions: list[str]
+    platform: str
+    inputs: list[TensorMetadata]
+    outputs: list[TensorMetadata]
+    properties: dict[str, Any] = Field(description="Labels in their order; digest of the bundle")

@@ -10,7 +10,7 @@ from typing import Final
 
 from predictor.inference.pictures import Verdict
 from predictor.inference.timeline import Timeline
-from predictor.protocol.schemas import ModelDescription
+from predictor.protocol.messages import ModelDescription
 from predictor.security.audit import AuditLog
 from predictor.security.rate_limits import Allowance
 from predictor.telemetry.tracing import Trace

@@ -15,7 +15,7 @@ from kserve.protocol.grpc import grpc_predict_v2_pb2 as pb
 from predictor.errors import DeadlineExceeded, InvalidRequest, StartupError
 from predictor.inference.pictures import Classification
 from predictor.protocol import v2
-from predictor.protocol.schemas import InputTensor, ModelDescription, OutputTensor
+from predictor.protocol.messages import InputTensor, ModelDescription, OutputTensor
 from predictor.security.certificates import CertificateStore
 from predictor.serving.call import call_var
 from predictor.serving.data_plane import RealFakeDataPlane

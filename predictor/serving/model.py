@@ -14,7 +14,7 @@ from kserve.model import InferenceVerb
 from predictor.errors import NotReady
 from predictor.inference.classifier import Classifier
 from predictor.inference.pictures import Classification, Picture
-from predictor.protocol.schemas import ModelDescription
+from predictor.protocol.messages import ModelDescription
 from predictor.security.audit import AuditLog, digests
 from predictor.security.rate_limits import RateLimits
 from predictor.serving.call import Call, call_var

@@ -3,33 +3,57 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from typing import Any
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from typing import Any, Final
 
 from fastapi.openapi.docs import get_swagger_ui_html
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
+from predictor.errors import MethodNotAllowed, Unauthenticated, WireError
 from predictor.protocol import schemas
 from predictor.serving.http import HttpRequest, HttpResponse
 from predictor.serving.routes import Route
 
-_REFERENCE = "#/components/schemas/{model}"
-_BODIES: dict[str, tuple[type[BaseModel], type[BaseModel]]] = {
-    "/infer": (schemas.InferRequestBody, schemas.InferResponseBody),
-    ":predict": (schemas.V1Request, schemas.V1Response),
+JsonObject = dict[str, Any]
+
+_REFERENCE: Final = "#/components/schemas/{model}"
+_PICTURES: Final = ("image/jpeg", "image/png", "image/webp")
+_FILE: Final = {"type": "string", "format": "binary"}
+_JSON_LENGTH: Final = {
+    "description": "Bytes of the JSON in front; without it, all of the body is JSON",
+    "schema": {"type": "integer", "minimum": 0},
+}
+_INFERENCE_HEADERS: Final = {
+    "X-Request-Id": {
+        "description": "Returned, and in every log line of the request",
+        "schema": {"type": "string"},
+    },
+    "X-Request-Timeout-Ms": {
+        "description": "Milliseconds after which nobody wants the answer",
+        "schema": {"type": "integer", "minimum": 1},
+    },
+}
+_RETRY_AFTER: Final = {
+    "Retry-After": {
+        "description": "Whole seconds after which a retry may succeed",
+        "schema": {"type": "integer"},
+    }
 }
 
 
-def document(routes: Sequence[Route]) -> dict[str, Any]:
+def document(routes: Sequence[Route]) -> JsonObject:
     """Describe `routes` as OpenAPI 3.1."""
-    models: list[type[BaseModel]] = [schemas.ErrorBody, schemas.LegacyResponse]
-    for request, response in _BODIES.values():
-        models += [request, response]
+    models: list[type[BaseModel]] = [
+        *(route.answer for route in routes if route.answer is not None),
+        *(schemas.InferRequestBody, schemas.V1Request),
+        *(schemas.ErrorBody, schemas.LegacyErrorBody),
+    ]
     _, definitions = models_json_schema(
         [(model, "validation") for model in models], ref_template=_REFERENCE
     )
-    paths: dict[str, dict[str, Any]] = {}
+    paths: dict[str, JsonObject] = {}
     for route in routes:
         paths.setdefault(route.path, {})[route.method.lower()] = _operation(route)
     return {
@@ -46,37 +70,88 @@ def document(routes: Sequence[Route]) -> dict[str, Any]:
     }
 
 
-def _operation(route: Route) -> dict[str, Any]:
-    operation: dict[str, Any] = {
+def _operation(route: Route) -> JsonObject:
+    operation: JsonObject = {
+        "operationId": "_".join([route.method.lower(), *re.findall(r"\w+", route.path)]),
         "summary": route.summary,
-        "parameters": [
-            {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
-            for name in re.findall(r"\{(\w+)\}", route.path)
-        ],
-        "responses": {"200": {"description": "OK"}, "default": _json(schemas.ErrorBody)},
+        "parameters": list(_parameters(route)),
+        "responses": _responses(route),
         "security": [] if route.public else [{"key": []}, {"bearer": []}],
     }
-    if route.legacy:
-        form: dict[str, Any] = {"type": "object", "required": ["file"]}
-        form["properties"] = {"file": {"type": "string", "format": "binary"}}
-        operation["requestBody"] = {"content": {"multipart/form-data": {"schema": form}}}
-        operation["responses"]["200"] = _json(schemas.LegacyResponse)
-    elif route.inference:
-        suffix = ":predict" if route.path.endswith(":predict") else "/infer"
-        request, response = _BODIES[suffix]
-        picture = {"schema": {"type": "string", "format": "binary"}}
-        operation["requestBody"] = _json(request)
-        operation["requestBody"]["content"]["image/*"] = picture
-        operation["responses"]["200"] = _json(response)
+    if route.inference:
+        operation["requestBody"] = {"required": True, "content": _request(route)}
     return operation
 
 
-def _json(model: type[BaseModel]) -> dict[str, Any]:
+def _parameters(route: Route) -> Iterator[JsonObject]:
+    for name in re.findall(r"\{(\w+)\}", route.path):
+        yield {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
+    headers = dict(_INFERENCE_HEADERS) if route.inference else {}
+    if _speaks_binary(route):
+        headers["Inference-Header-Content-Length"] = _JSON_LENGTH
+    for name, header in headers.items():
+        yield {"name": name, "in": "header", **header}
+
+
+def _request(route: Route) -> JsonObject:
+    if route.legacy:
+        form = {"type": "object", "required": ["file"], "properties": {"file": _FILE}}
+        return {"multipart/form-data": {"schema": form}}
+    pictures = {media: {"schema": _FILE} for media in _PICTURES}
+    if not _speaks_binary(route):
+        return {**_json(schemas.V1Request), **pictures}
+    binary = {"application/octet-stream": {"schema": _FILE}}
+    return {**_json(schemas.InferRequestBody), **binary, **pictures}
+
+
+def _responses(route: Route) -> JsonObject:
+    answer: JsonObject = {"description": "OK"}
+    if route.answer is not None:
+        answer = {"description": _first_line(route.answer), "content": _json(route.answer)}
+    if _speaks_binary(route):
+        answer["content"]["application/octet-stream"] = {"schema": _FILE}
+        answer["headers"] = {"Inference-Header-Content-Length": _JSON_LENGTH}
+    error = schemas.LegacyErrorBody if route.legacy else schemas.ErrorBody
+    responses = {"200": answer}
+    for status, codes in _errors(route).items():
+        responses[str(status)] = {"description": " or ".join(codes), "content": _json(error)}
+        if any(code.default_retry_after_s is not None for code in codes.values()):
+            responses[str(status)]["headers"] = _RETRY_AFTER
+    responses["default"] = {"description": _first_line(error), "content": _json(error)}
+    return responses
+
+
+def _errors(route: Route) -> dict[int, dict[str, type[WireError]]]:
+    """By status, the errors by code that a caller should know; others are the default."""
+    found: dict[int, dict[str, type[WireError]]] = defaultdict(dict)
+    if not route.public:
+        found[Unauthenticated.http_status][Unauthenticated.code] = Unauthenticated
+    if route.inference:
+        for error in _errors_below(WireError):
+            found[error.http_status][error.code] = error
+        del found[MethodNotAllowed.http_status]
+    return dict(sorted(found.items()))
+
+
+def _errors_below(base: type[WireError]) -> Iterator[type[WireError]]:
+    for error in base.__subclasses__():
+        if "code" in vars(error):
+            yield error
+        yield from _errors_below(error)
+
+
+def _speaks_binary(route: Route) -> bool:
+    """Whether V2's binary tensors may follow the JSON."""
+    return route.inference and route.protocol == "v2"
+
+
+def _json(model: type[BaseModel]) -> JsonObject:
     reference = _REFERENCE.format(model=model.__name__)
-    return {
-        "description": (model.__doc__ or model.__name__).strip().splitlines()[0],
-        "content": {"application/json": {"schema": {"$ref": reference}}},
-    }
+    return {"application/json": {"schema": {"$ref": reference}}}
+
+
+def _first_line(model: type[BaseModel]) -> str:
+    return (model.__doc__ or model.__name__).strip().splitlines()[0]
 
 
 def routes(documented: Sequence[Route]) -> list[Route]:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
 
 from predictor.errors import NotReady, UnsupportedMedia
 from predictor.inference.pictures import Classification, EncodedImage
-from predictor.protocol import legacy, v1, v2
+from predictor.protocol import legacy, schemas, v1, v2
 from predictor.protocol.json_size import check_json_size
-from predictor.protocol.schemas import ModelDescription
+from predictor.protocol.messages import ModelDescription
 from predictor.serving.data_plane import RealFakeDataPlane
 from predictor.serving.http import HttpRequest, HttpResponse
 from predictor.serving.model import Job, WireRequest
@@ -35,38 +34,43 @@ class RestApi:
         """Every route there is. What is not listed here does not exist: no model load or
         unload, no metrics (their own port), no documentation unless it is switched on."""
         model, version = "/v2/models/{model}", "/v2/models/{model}/versions/{version}"
-        infer = partial(Route, "POST", handler=self.infer, inference=True)
-        ready = partial(Route, "GET", handler=self.model_ready, public=True)
-        metadata = partial(Route, "GET", handler=self.model_metadata)
+        get = partial(Route, "GET")
+        health = partial(get, public=True)
+        models = partial(get, handler=self.models, answer=schemas.Models)
+        metadata = partial(get, handler=self.model_metadata, answer=schemas.ModelMetadata)
+        ready = partial(health, handler=self.model_ready, answer=schemas.ModelReady)
+        post = partial(Route, "POST", inference=True)
+        infer = partial(post, handler=self.infer, answer=schemas.InferResponseBody)
         return [
-            Route(
-                "GET", "/", self.alive, "Liveness, as kserve's V1 clients ask for it", public=True
+            health("/", self.alive, "Liveness, as kserve's V1 clients ask for it", schemas.Alive),
+            health("/v2/health/live", self.live, "Is the process alive", schemas.Live),
+            health("/v2/health/ready", self.ready, "May traffic come here", schemas.Ready),
+            get(
+                "/v2",
+                self.server_metadata,
+                "Name, version and extensions",
+                schemas.ServerMetadata,
             ),
-            Route("GET", "/v2/health/live", self.live, "Is the process alive", public=True),
-            Route("GET", "/v2/health/ready", self.ready, "May traffic come here", public=True),
-            Route("GET", "/v2", self.server_metadata, "Name, version and extensions"),
-            Route("GET", "/v2/models", self.models, "Names of the models"),
+            models("/v2/models", summary="Names of the models"),
             metadata(model, summary="Inputs, outputs and labels of the model"),
             metadata(version, summary="The same, of one version"),
             ready(f"{model}/ready", summary="Is the model ready"),
             ready(f"{version}/ready", summary="Is this version ready"),
             infer(f"{model}/infer", summary="Classify pictures (V2 JSON, V2 binary, or image/*)"),
             infer(f"{version}/infer", summary="Classify pictures with one version"),
-            Route("GET", "/v1/models", self.models, "Names of the models"),
+            models("/v1/models", summary="Names of the models"),
             ready("/v1/models/{model}", summary="Is the model ready"),
-            Route(
-                "POST",
+            post(
                 "/v1/models/{model}:predict",
                 self.predict,
                 "Classify pictures (V1 JSON, or image/*)",
-                inference=True,
+                schemas.V1Response,
             ),
-            Route(
-                "POST",
+            post(
                 "/infer",
                 self.legacy_infer,
                 "Classify one picture, as the old service did (multipart field `file`)",
-                inference=True,
+                schemas.LegacyResponse,
                 legacy=True,
             ),
         ]
@@ -210,11 +214,3 @@ def _refuse_other_than_json(request: HttpRequest) -> None:
             "send a picture as Content-Type: image/jpeg, or V2 binary tensors with the "
             "Inference-Header-Content-Length header"
         )
-
-
-def describe(routes: Routes) -> list[dict[str, Any]]:
-    """The table as plain data, for documentation and for tests that walk every route."""
-    return [
-        {"method": route.method, "path": route.path, "public": route.public}
-        for route in routes.table
-    ]

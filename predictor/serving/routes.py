@@ -6,6 +6,8 @@ import re
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 
+from pydantic import BaseModel
+
 from predictor.serving.http import HttpRequest, HttpResponse
 
 Handler = Callable[[HttpRequest], Awaitable[HttpResponse]]
@@ -17,6 +19,7 @@ class Route:
 
     Attributes:
         path: with `{name}` where a path segment is a parameter.
+        answer: of JSON, where it is; for the description.
         public: answered without an API key. Only liveness and readiness are.
         inference: has a body, takes a place in flight, and ends when its caller hangs up.
         legacy: errors carry `detail` as well, as the old service's did.
@@ -26,6 +29,7 @@ class Route:
     path: str
     handler: Handler
     summary: str
+    answer: type[BaseModel] | None = None
     public: bool = False
     inference: bool = False
     legacy: bool = False

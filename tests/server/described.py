@@ -28,7 +28,10 @@ def write() -> None:
 
 def build_routes(*arguments: Any) -> Any:
     routes = rest.build_routes(*arguments)
-    described["rest"] = rest.describe(routes)
+    described["rest"] = [
+        {"method": route.method, "path": route.path, "public": route.public}
+        for route in routes.table
+    ]
     write()
     return routes
 

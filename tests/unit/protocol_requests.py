@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from predictor.inference.pictures import Classification, EncodedImage, Picture
 from predictor.protocol import v2
-from predictor.protocol.schemas import InferCall, ModelDescription
+from predictor.protocol.messages import InferCall, ModelDescription
 
 MODEL = ModelDescription(
     name="realfake",

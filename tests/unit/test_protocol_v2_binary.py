@@ -12,7 +12,7 @@ import pytest
 from predictor.errors import InvalidRequest
 from predictor.inference.pictures import EncodedImage
 from predictor.protocol import v2
-from predictor.protocol.schemas import InferCall, InputTensor, RequestedOutput
+from predictor.protocol.messages import InferCall, InputTensor, RequestedOutput
 from tests.unit.protocol_requests import (
     JPEG,
     MAX_PICTURES,

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from predictor.errors import InternalError, RequestError
 from predictor.inference.pictures import Classification
 from predictor.protocol import legacy, v1, v2
-from predictor.protocol.schemas import InferCall, InputTensor
+from predictor.protocol.messages import InferCall, InputTensor
 from tests.unit.protocol_requests import (
     JPEG,
     MAX_PICTURES,
