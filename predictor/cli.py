@@ -38,7 +38,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     args.settings_flags = flags
     command: Command = args.run
     try:
-        return command(args)
+        code = command(args)
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:
+        # Whoever read what is printed has enough (`| head`); what is left must not fail at the end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
     except StartupError as error:
         if command is _serve:
             _log_refusal(error)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -45,6 +46,19 @@ def test_check_prints_json_for_programs(capsys: Output, monkeypatch: pytest.Monk
     assert printed["settings"].keys() == effective(Settings()).keys()
     assert printed["settings"]["auth"]["keys_dir"] == "/keys"
     assert printed["sources"] == {"auth.keys_dir": "environment variable REALFAKE_AUTH__KEYS_DIR"}
+
+
+def test_who_has_read_enough_gets_no_traceback() -> None:
+    command = [sys.executable, "-m", "predictor", "check", "--auth.mode=none"]
+    root = Path(__file__).parents[2]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=root
+    ) as check:
+        assert check.stdout is not None
+        assert check.stderr is not None
+        check.stdout.close()  # as `| head` does, once it has its lines
+        assert check.stderr.read() == b""
+    assert check.returncode == 128 + signal.SIGPIPE
 
 
 def test_check_refuses_with_exit_code_2(capsys: Output) -> None:
