@@ -20,6 +20,7 @@ from typing import Final
 import numpy as np
 import torch
 import uvloop
+from numpy.typing import NDArray
 
 from hack.bench.engines import calls_a_second
 from hack.load.bundles import bundle_of
@@ -31,7 +32,7 @@ from predictor.bundle.manifest import read_manifest
 from predictor.inference.engines import make_engine
 from predictor.settings import ModelSettings
 
-BATCHES: Final = (1, 4, 8, 16, 32, 64)
+BATCHES: Final = (1, 4, 8, 16, 32)
 CALLERS: Final = (1, 8, 32, 100)
 
 
@@ -67,18 +68,19 @@ def limit(name: str, bundle: Path, device: str, batches: list[int], seconds: flo
     print(f"| {name}, batch | with graphs, pictures/s | without | ratio |\n|---|---|---|---|")
     best = 0.0
     for batch in batches:
-        pixels = np.zeros((batch, *manifest.preprocessing.input_size, 3), np.uint8)
+        pixels = _noise(batch, manifest.preprocessing.input_size)
         rates = [batch * calls_a_second(each, pixels, each.lanes, seconds) for each in engines]
         best = max(best, *rates)
         print(f"| {batch} | {rates[0]:.0f} | {rates[1]:.0f} | {rates[0] / rates[1]:.2f} |")
     print(flush=True)
+    engines.clear()
+    torch.cuda.empty_cache()
     return best
 
 
 def serve(bundle: Path, settings: Sequence[str], best: float, seconds: float) -> None:
     """Print what a server answers, by callers, beside the most that forwards alone reached."""
-    height, width = read_manifest(bundle).preprocessing.input_size
-    request = infer_pixels("realfake", np.zeros((1, height, width, 3), np.uint8))
+    request = infer_pixels("realfake", _noise(1, read_manifest(bundle).preprocessing.input_size))
     with (
         serving(bundle, settings) as server,
         asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner,
@@ -105,6 +107,11 @@ async def _ask(server: Served, request: bytes, callers: int, seconds: float) -> 
     if window.errors:
         raise SystemExit(f"not all answers were good: {dict(window.codes)}")
     return window
+
+
+def _noise(count: int, size: tuple[int, int]) -> NDArray[np.uint8]:
+    """Not black: a multiplication by zero draws less power, and lets a GPU run faster."""
+    return np.random.default_rng(0).integers(0, 256, (count, *size, 3), dtype=np.uint8)
 
 
 def _name(device: str) -> str:

@@ -23,9 +23,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from operator import attrgetter
-from typing import Any
-
-import numpy as np
 
 from predictor.errors import InternalError, NotReady, Overloaded
 from predictor.inference.cost import CostCurve
@@ -178,7 +175,7 @@ class Batcher:
                 item.arrived = time.monotonic()
                 self._queue.push(item.caller, item)
             self._withdraw(item)
-            self._condition.notify()
+            self._wake()
         if refused:
             deliver([(item, NotReady(STOPPED))])
 
@@ -186,8 +183,13 @@ class Batcher:
         """Answer an expected picture with an error. From any thread."""
         with self._condition:
             self._withdraw(item)
-            self._condition.notify()
+            self._wake()
         deliver([(item, error)])
+
+    def _wake(self) -> None:
+        """Let a lane look, where it may go: a busy one looks by itself when it gets free."""
+        if not self._device_busy or (self._queue and len(self._queue) >= self._limit):
+            self._condition.notify()
 
     def _withdraw(self, item: Item) -> None:
         if item.announced:
@@ -207,7 +209,7 @@ class Batcher:
             self._queue.discard(gone.__contains__)
             for item in gone:
                 self._withdraw(item)
-            self._condition.notify()
+            self._wake()
 
     def _close(self, on_device: Sequence[Item] = ()) -> None:
         """Admit nothing more; fail what waits, and what was lost on the device."""
@@ -248,7 +250,7 @@ class Batcher:
             if self._queue:  # another lane may have been quicker
                 lane.batch = self._take()
             if self._queue:  # which woke this lane, and may have left another asleep
-                self._condition.notify()
+                self._wake()
             return True
 
     @property
@@ -317,7 +319,7 @@ class Batcher:
         """
         began = lane.forward_began = time.monotonic()
         try:
-            batch: Any = np.stack([item.array for item in group])  # of the kind's one dtype
+            batch = self.engine.stack([item.array for item in group])
             outcomes = outcomes_of(group, self.engine.forward(batch))
         except EngineLost:
             raise
@@ -330,10 +332,11 @@ class Batcher:
             return [(group[0], InternalError())]
         finally:
             lane.forward_began = None
-        ended = time.monotonic()
-        if self.engine.at_once < len(self._lanes):  # it may have waited for another lane's
-            began = max(began, self._device_free)
-        self._device_free = ended
+        with self._condition:
+            ended = time.monotonic()
+            if self.engine.at_once < len(self._lanes):  # it may have waited for another lane's
+                began = max(began, self._device_free)
+            self._device_free = ended
         for item in group:
             item.answered = ended
             item.timeline.batch_size = max(item.timeline.batch_size, len(group))

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from predictor.bundle.manifest import Manifest, read_golden_vectors, read_manifest
 from predictor.bundle.verdicts import softmax
-from predictor.errors import BundleError, SettingsError
+from predictor.errors import BundleError, SettingsError, StartupError
 from predictor.inference.admission import Admission
 from predictor.inference.batcher import Batcher
 from predictor.inference.decode_modes import open_lanes, open_pool
@@ -18,7 +18,7 @@ from predictor.inference.decode_pool import refuse_expired
 from predictor.inference.decode_wire import Decoder
 from predictor.inference.decoding import decode
 from predictor.inference.delivery import answers_of
-from predictor.inference.engine import Engine, EngineOutOfMemory, Forwards
+from predictor.inference.engine import Engine, EngineLost, EngineOutOfMemory, Forwards
 from predictor.inference.engines import make_engine, runs_in_lanes
 from predictor.inference.lanes import LanePipeline
 from predictor.inference.observer import Observer, Observers, observed
@@ -139,6 +139,10 @@ def load_classifier(settings: Settings) -> Classifier:
         raise SettingsError(
             f"batching.max_batch_size: {largest} pictures do not fit into the memory of "
             f"{engine.device}; set a smaller one"
+        ) from None
+    except EngineLost:
+        raise StartupError(
+            f"{engine.device} answered nothing any more while it was tried out; look at its driver"
         ) from None
     return build_classifier(manifest, engine, settings)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -60,6 +60,10 @@ class Engine(Forwards, Protocol):
     @property
     def tolerance(self) -> float:
         """How far probabilities may be from the golden ones."""
+        ...
+
+    def stack(self, pictures: Sequence[NDArray[Any]]) -> EngineInput:
+        """One batch of pictures of the same kind, where the device reads it soonest."""
         ...
 
     def warm_up(self, batch_sizes: Sequence[int]) -> None:

@@ -31,6 +31,7 @@ class OnnxEngine:
     gpu: str | None = None
     largest_batch: int | None = LARGEST_BATCH
     tolerance = 1e-4
+    stack = staticmethod(np.stack)
 
     def __init__(
         self, session: Session, input_size: tuple[int, int], *, lanes: int | None = None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import torch
@@ -57,15 +57,6 @@ class TorchEngine:
         self.device = str(self._device)
         self.gpu = _uuid(self._device)
         self._half = _half(dtype, self._device)
-        self._on_gpu: CudaNetwork | None = None
-        self._run: Callable[[torch.Tensor], torch.Tensor] = self._logits
-        if self._device.type == "cpu":
-            self.lanes = self.at_once = lanes or usable_cpus()
-            torch.set_num_threads(1)
-        else:
-            self.lanes, self.at_once = 2, 1
-            self._run = self._on_gpu = CudaNetwork(self._logits, self._device)
-        self._cuda_graphs = cuda_graphs
         self._module = module.eval().to(self._device).to(memory_format=torch.channels_last)
         mean = torch.tensor(preprocessing.mean, device=self._device).view(1, 3, 1, 1)
         std = torch.tensor(preprocessing.std, device=self._device).view(1, 3, 1, 1)
@@ -73,11 +64,28 @@ class TorchEngine:
         # A tensor: by a number, CUDA would multiply with the rounded reciprocal instead.
         self._white = torch.tensor(255.0, device=self._device)
         self._input_size = preprocessing.input_size
+        self._cuda_graphs = cuda_graphs
+        self._on_gpu: CudaNetwork | None = None
+        self._run: Callable[[torch.Tensor], torch.Tensor] = self._logits
+        if self._device.type == "cpu":
+            self.lanes = self.at_once = lanes or usable_cpus()
+            torch.set_num_threads(1)
+            return
+        self.lanes, self.at_once = 2, 1
+        self._run = self._on_gpu = CudaNetwork(self._logits, self._device)
+        if self._half is None:  # by default convolutions round to TF32, ten bits
+            torch.backends.cudnn.allow_tf32 = False
 
     @property
     def tolerance(self) -> float:
-        """How far probabilities may be from the golden ones: half precision has 3 digits."""
-        return 1e-4 if self._half is None else 2e-2
+        """How far probabilities may be from the golden ones: fp16 has 3 digits, bf16 2."""
+        if self._half is None:
+            return 1e-4
+        return 2e-2 if self._half == torch.float16 else 5e-2
+
+    def stack(self, pictures: Sequence[NDArray[Any]]) -> EngineInput:
+        """See `Engine.stack`."""
+        return np.stack(pictures) if self._on_gpu is None else self._on_gpu.stack(pictures)
 
     def forward(self, batch: EngineInput) -> NDArray[np.float32]:
         """See `Engine.forward`."""
@@ -88,8 +96,10 @@ class TorchEngine:
                 return logits
         except torch.cuda.OutOfMemoryError:
             pass  # while it is handled, its traceback keeps the batch's activations alive
-        except torch.AcceleratorError:
-            if not self._answers():
+        except RuntimeError as error:
+            # cuDNN and cuBLAS say it in words of their own.
+            of_the_device = isinstance(error, torch.AcceleratorError) or self._on_gpu is not None
+            if of_the_device and not self._answers():
                 raise EngineLost from None
             raise
         torch.cuda.empty_cache()
@@ -97,9 +107,27 @@ class TorchEngine:
 
     def warm_up(self, batch_sizes: Sequence[int]) -> None:
         """See `Engine.warm_up`; both kinds of input."""
-        if self._on_gpu is not None and self._cuda_graphs:
+        recorded = self._record(self._on_gpu, max(batch_sizes)) if self._on_gpu else []
+        try:
+            self._run_each(batch_sizes)
+        except EngineOutOfMemory:
+            if self._on_gpu is None or not recorded:
+                raise
+        else:
+            return
+        self._on_gpu.forget("what they keep leaves too little memory for the largest batch")
+        self._run_each(batch_sizes)
+
+    def _record(self, network: CudaNetwork, largest: int) -> list[int]:
+        if not self._cuda_graphs:
+            return []
+        try:
             with torch.inference_mode():
-                self._on_gpu.capture(self._input_size, max(batch_sizes), self.tolerance)
+                return network.capture(self._input_size, largest)
+        except torch.AcceleratorError:
+            raise EngineLost from None
+
+    def _run_each(self, batch_sizes: Sequence[int]) -> None:
         height, width = self._input_size
         for size in batch_sizes:
             self.forward(np.zeros((size, height, width, 3), dtype=np.uint8))

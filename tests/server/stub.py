@@ -47,6 +47,7 @@ class StubEngine:
     lanes = at_once = 1
     largest_batch: int | None = None
     tolerance = 1e-4
+    stack = staticmethod(np.stack)
 
     def __init__(self) -> None:
         self.forward_s = float(os.environ.get("STUB_FORWARD_S", "0"))

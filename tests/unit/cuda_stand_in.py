@@ -75,6 +75,7 @@ def install(monkeypatch: pytest.MonkeyPatch) -> None:
     replaced = {
         **{"Stream": Stream, "Event": Event, "CUDAGraph": Graph, "graph": capturing},
         **{"stream": nothing, "device": nothing, "graph_pool_handle": nothing},
+        "synchronize": nothing,
     }
     for name, stand_in in replaced.items():
         monkeypatch.setattr(torch.cuda, name, stand_in)

@@ -56,6 +56,7 @@ class Engine:
     lanes = at_once = 1
     largest_batch: int | None = None
     tolerance = 1e-4
+    stack = staticmethod(np.stack)
 
     def __init__(self) -> None:
         self.batches: list[list[int]] = []

@@ -82,6 +82,7 @@ class Reds:
     lanes = at_once = 1
     largest_batch: int | None = None
     tolerance = 1e-4
+    stack = staticmethod(np.stack)
 
     def warm_up(self, batch_sizes: Sequence[int]) -> None: ...
 

@@ -8,17 +8,19 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from predictor.bundle.loader import load_module
 from predictor.bundle.manifest import read_manifest
 from predictor.inference.cuda import CudaNetwork
+from predictor.inference.engine import EngineOutOfMemory
+from predictor.inference.torch_engine import TorchEngine
 from tests.unit import cuda_stand_in
 
 DEBUG_BUNDLE = Path(__file__).parents[2] / "checkpoints" / "debug"
 SIZE = (8, 12)
-TOLERANCE = 1e-4
 
 on_gpu = [
     pytest.mark.gpu,
@@ -58,7 +60,7 @@ def test_small_batches_of_any_size_are_replayed_and_larger_ones_are_not(
     network = Sums()
     on_device = CudaNetwork(network, device)
     with torch.inference_mode():
-        sizes = on_device.capture(SIZE, largest, TOLERANCE)
+        sizes = on_device.capture(SIZE, largest)
         assert (sizes[0], sizes[-1]) == (1, min(largest, 64))
         for count in (*range(1, sizes[-1] + 3), 1):
             network.calls = 0
@@ -71,7 +73,7 @@ def test_small_batches_of_any_size_are_replayed_and_larger_ones_are_not(
 def test_an_answer_is_not_overwritten_by_the_next(device: torch.device) -> None:
     on_device = CudaNetwork(Sums(), device)
     with torch.inference_mode():
-        on_device.capture(SIZE, 8, TOLERANCE)
+        on_device.capture(SIZE, 8)
         kept = [on_device(pictures(count)) for count in range(1, 9)]
         for count, answers in enumerate(kept, start=1):
             torch.testing.assert_close(answers, Sums()(pictures(count)))
@@ -83,7 +85,7 @@ def test_what_was_not_recorded_goes_to_the_network(other: str, device: torch.dev
     on_device = CudaNetwork(network, device)
     batch = torch.rand(2, 3, *SIZE) if other == "normalised" else pictures(2, (4, 4))
     with torch.inference_mode():
-        on_device.capture(SIZE, 4, TOLERANCE)
+        on_device.capture(SIZE, 4)
         network.calls = 0
         torch.testing.assert_close(on_device(batch), Sums()(batch))
     assert network.calls == 1
@@ -101,28 +103,45 @@ class Moody(Sums):
         return super().__call__(pictures) * (1 if self.calls == 1 else -1)
 
 
+def fails_alone(pictures: torch.Tensor) -> torch.Tensor:
+    """After larger batches were recorded."""
+    if len(pictures) == 1:
+        raise RuntimeError("not alone")
+    return Sums()(pictures)
+
+
 def answers_nan(pictures: torch.Tensor) -> torch.Tensor:
     return Sums()(pictures) * float("nan")
 
 
 @pytest.mark.parametrize(
-    ("network", "reason"),
+    ("make", "reason"),
     [
-        (asks_for_a_number, "captur"),
-        (Moody(), "4 pictures are answered otherwise, by 0."),
-        (answers_nan, "4 pictures are answered otherwise, by nan"),
+        (lambda: asks_for_a_number, "captur"),
+        (Moody, "4 pictures get other logits when replayed, by"),
+        (lambda: answers_nan, "4 pictures get other logits when replayed, by nan"),
+        (lambda: fails_alone, "not alone"),
     ],
 )
 def test_a_network_that_cannot_be_recorded_is_served_without_and_that_is_said(
-    network: Callable[[torch.Tensor], torch.Tensor],
+    make: Callable[[], Callable[[torch.Tensor], torch.Tensor]],
     reason: str,
     device: torch.device,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    on_device = CudaNetwork(network, device)
+    calls: list[int] = []
+    network = make()
+
+    def counted(batch: torch.Tensor) -> torch.Tensor:
+        calls.append(len(batch))
+        return network(batch)
+
+    on_device = CudaNetwork(counted, device)
     with torch.inference_mode():
-        assert on_device.capture(SIZE, 4, TOLERANCE) == []
+        assert on_device.capture(SIZE, 4) == []
+        calls.clear()
         assert on_device(pictures(3)).shape == (3, 3)
+    assert calls == [3]
     [record] = [each for each in caplog.records if each.levelno == logging.WARNING]
     told: Any = record
     assert record.getMessage() == "served without CUDA graphs"
@@ -132,7 +151,7 @@ def test_a_network_that_cannot_be_recorded_is_served_without_and_that_is_said(
 def test_lanes_that_ask_at_once_get_each_their_own_answers(device: torch.device) -> None:
     on_device = CudaNetwork(Sums(), device)
     with torch.inference_mode():
-        on_device.capture(SIZE, 8, TOLERANCE)
+        on_device.capture(SIZE, 8)
 
     def ask(count: int) -> None:
         with torch.inference_mode():
@@ -142,22 +161,83 @@ def test_lanes_that_ask_at_once_get_each_their_own_answers(device: torch.device)
         list(lanes.map(ask, [*range(1, 12)] * 8))
 
 
-def test_a_real_network_answers_alike_alone_in_company_and_in_a_recording(
-    device: torch.device,
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32])
+def test_a_batch_is_stacked_where_the_gpu_reads_it(
+    dtype: type[np.generic], device: torch.device
+) -> None:
+    arrays = [np.full((4, 3, 2), number).astype(dtype)[::-1] for number in range(3)]
+    batch = CudaNetwork(Sums(), device).stack(arrays)
+    np.testing.assert_array_equal(batch, np.stack(arrays))
+    assert batch.dtype == dtype
+    assert device.type == "cpu" or torch.from_numpy(batch).is_pinned()
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
+def test_answers_are_waited_for() -> None:
+    def slow(batch: torch.Tensor) -> torch.Tensor:
+        torch.cuda._sleep(100_000_000)  # type: ignore[no-untyped-call]  # cycles
+        return Sums()(batch)
+
+    on_device = CudaNetwork(slow, torch.device("cuda"))
+    with torch.inference_mode():
+        torch.testing.assert_close(on_device(pictures(5)), Sums()(pictures(5)))
+
+
+# The engine
+
+
+def engine(device: torch.device, module: torch.nn.Module, *, cuda_graphs: bool) -> TorchEngine:
+    preprocessing = read_manifest(DEBUG_BUNDLE).preprocessing
+    made = TorchEngine(module, preprocessing, device=device.type, cuda_graphs=cuda_graphs)
+    if device.type == "cpu":
+        made._on_gpu = made._run = CudaNetwork(made._logits, device)
+    return made
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 7, 8, 9])
+def test_an_engine_answers_alike_with_recordings_and_without(
+    count: int, device: torch.device
 ) -> None:
     manifest = read_manifest(DEBUG_BUNDLE)
-    module = load_module(manifest).eval().to(device)
+    batch = np.stack([each.numpy() for each in pictures(count, manifest.preprocessing.input_size)])
+    batch[0] //= 4
+    answers = []
+    for cuda_graphs in (True, False):
+        made = engine(device, load_module(manifest), cuda_graphs=cuda_graphs)
+        made.warm_up([1, 2, 4, 8])
+        answers.append(made.forward(made.stack(list(batch))))
+    assert len(answers[0]) == count
+    np.testing.assert_allclose(answers[0], answers[1], atol=0.05 if device.type == "cuda" else 1e-4)
 
-    def network(batch: torch.Tensor) -> torch.Tensor:
-        logits: torch.Tensor = module(batch.permute(0, 3, 1, 2).float() / 255)
-        return logits
 
-    on_device = CudaNetwork(network, device)
-    batch = pictures(7, manifest.preprocessing.input_size)
-    with torch.inference_mode():
-        expected = network(batch.to(device)).cpu()
-        assert on_device.capture(manifest.preprocessing.input_size, 8, TOLERANCE) == [1, 2, 4, 8]
-        together = on_device(batch)
-        alone = torch.cat([on_device(one[None]) for one in batch])
-    torch.testing.assert_close(together, expected, atol=1e-3, rtol=1e-3)
-    torch.testing.assert_close(alone, expected, atol=1e-3, rtol=1e-3)
+class ShortOfMemory(torch.nn.Module):
+    """Has room for the largest batch only while there are no recordings."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.recorded = True
+
+    def forward(self, batch: torch.Tensor) -> torch.Tensor:
+        if self.recorded and len(batch) == 100:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+        return batch.mean((2, 3))
+
+
+def test_recordings_are_given_up_where_the_largest_batch_needs_their_memory(
+    device: torch.device, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    module = ShortOfMemory()
+    made = engine(device, module, cuda_graphs=True)
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: setattr(module, "recorded", False))
+    made.warm_up([1, 64, 100])
+    assert "served without CUDA graphs" in caplog.text
+    assert made.forward(np.zeros((100, 128, 128, 3), np.uint8)).shape == (100, 3)
+
+
+def test_where_no_recording_is_to_blame_too_large_a_batch_is_still_refused(
+    device: torch.device,
+) -> None:
+    made = engine(device, ShortOfMemory(), cuda_graphs=False)
+    with pytest.raises(EngineOutOfMemory):
+        made.warm_up([1, 64, 100])

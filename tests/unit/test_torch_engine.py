@@ -95,7 +95,7 @@ def test_the_network_and_both_kinds_of_input_are_channels_last(device: str) -> N
     recorder = Recorder()
     engine = TorchEngine(torch.nn.Sequential(recorder), IMAGENET, device=device)
     engine.warm_up([2])
-    assert len(recorder.seen) == 2
+    assert len(recorder.seen) >= 2
     for seen in recorder.seen:
         assert seen.is_contiguous(memory_format=torch.channels_last)
         assert seen.device.type == device
