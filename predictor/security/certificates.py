@@ -14,7 +14,7 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
 from predictor.errors import SettingsError
-from predictor.security.watching import ReloadState, Signature, Watched, fingerprint
+from predictor.security.watching import Signature, Watched, fingerprint
 from predictor.settings import TlsSettings
 
 log = logging.getLogger("predictor.security")
@@ -40,7 +40,7 @@ class Certificates:
     context: ssl.SSLContext = field(compare=False, repr=False)
 
 
-class CertificateStore:
+class CertificateStore(Watched[Certificates]):
     """The last good certificate of the files that the settings name.
 
     Raises:
@@ -56,8 +56,8 @@ class CertificateStore:
         def load() -> Certificates:
             return _read(cert_file, key_file, client_ca_file)
 
-        self._certificates = Watched("tls.cert_file", signature, load, _log_change)
-        _warn_when_expired(self.current)
+        super().__init__("tls.cert_file", signature, load, _log_change)
+        _warn_when_expired(self.value)
 
     @classmethod
     def from_settings(cls, tls: TlsSettings) -> CertificateStore | None:
@@ -65,22 +65,6 @@ class CertificateStore:
         if tls.cert_file is None or tls.key_file is None:
             return None
         return cls(tls.cert_file, tls.key_file, tls.client_ca_file)
-
-    @property
-    def current(self) -> Certificates:
-        return self._certificates.value
-
-    @property
-    def state(self) -> ReloadState:
-        return self._certificates.state
-
-    def start(self) -> None:
-        """Follow the files for the rest of the process's life."""
-        self._certificates.start()
-
-    def poll(self) -> None:
-        """Look for a change now."""
-        self._certificates.poll()
 
 
 def _read(cert_file: Path, key_file: Path, client_ca_file: Path | None) -> Certificates:

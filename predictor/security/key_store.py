@@ -9,12 +9,12 @@ from pathlib import Path
 from predictor.errors import SettingsError
 from predictor.security.api_keys import ApiKeys, Key
 from predictor.security.key_files import read_directory, signature
-from predictor.security.watching import ReloadState, Watched
+from predictor.security.watching import Watched
 
 log = logging.getLogger("predictor.security")
 
 
-class KeyStore:
+class KeyStore(Watched[ApiKeys]):
     """Verifies against the last good version of a directory.
 
     An update that is unreadable, empty or partly bad changes nothing: a mistake in a Secret
@@ -25,29 +25,17 @@ class KeyStore:
     """
 
     def __init__(self, directory: Path) -> None:
-        self._keys = Watched(
+        super().__init__(
             "auth.keys_dir",
             partial(signature, directory),
             partial(read_directory, directory),
             _log_change,
         )
-        if all(key.has_expired for key in self._keys.value.keys):
+        if all(key.has_expired for key in self.value.keys):
             raise SettingsError(
                 f"auth.keys_dir: every key in {directory} has expired; add one with "
                 "`python -m predictor keys new`"
             )
-
-    @property
-    def state(self) -> ReloadState:
-        return self._keys.state
-
-    def start(self) -> None:
-        """Follow the directory for the rest of the process's life."""
-        self._keys.start()
-
-    def poll(self) -> None:
-        """Look for a change now."""
-        self._keys.poll()
 
     def verify(self, presented: bytes) -> Key:
         """Return the key that was presented.
@@ -55,7 +43,7 @@ class KeyStore:
         Raises:
             Unauthenticated: not known here, or expired.
         """
-        return self._keys.value.verify(presented)
+        return self.value.verify(presented)
 
 
 def _log_change(old: ApiKeys, new: ApiKeys) -> None:

@@ -69,7 +69,7 @@ def _measure_reloads(metrics: Metrics, files: str, store: KeyStore | Certificate
 
 def _measure_end(metrics: Metrics, store: CertificateStore) -> None:
     def end() -> float:
-        return store.current.not_after.timestamp()
+        return store.value.not_after.timestamp()
 
     metrics.read(names.CERTIFICATE_END, end)
 

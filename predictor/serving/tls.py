@@ -31,18 +31,18 @@ class CurrentContext(ssl.SSLContext):
         server_hostname: str | bytes | None = None,
         session: ssl.SSLSession | None = None,
     ) -> ssl.SSLObject:
-        return self._store.current.context.wrap_bio(
+        return self._store.value.context.wrap_bio(
             incoming, outgoing, server_side, server_hostname, session
         )
 
 
 def grpc_credentials(store: CertificateStore) -> grpc.ServerCredentials:
     """Credentials that follow the store; gRPC asks at each new connection."""
-    given = store.current
+    given = store.value
 
     def fetch() -> Any:  # None for "as before", which the stubs leave out
         nonlocal given
-        current = store.current
+        current = store.value
         if current is given:
             return None
         given = current

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from predictor.settings.group import Group
-from predictor.settings.lists import Pairs
+from predictor.settings.pairs import Pairs
 
 Rate = Annotated[
     str,

@@ -12,7 +12,7 @@ from typing import Annotated, Final, Literal
 from pydantic import Field
 
 from predictor.settings.group import Group
-from predictor.settings.lists import Pairs
+from predictor.settings.pairs import Pairs
 
 MIB: Final = 1024 * 1024
 

@@ -59,8 +59,6 @@ def _accepts(member: Mapping[str, Any]) -> str:
         examples = ", ".join(str(value) for value in member["examples"])
         return f"text such as {examples} (pattern {member['pattern']})"
     kind = member["type"]
-    if kind == "array":
-        return "a list separated by commas, each " + _accepts(member["items"])
     if kind == "object":
         values = member["additionalProperties"]
         return "pairs name=value separated by commas, each value " + _accepts(values)
@@ -82,9 +80,7 @@ def _text(default: Any) -> str:
     if default is None:
         return "not set"
     if isinstance(default, dict):
-        default = [f"{name}={_text(value)}" for name, value in default.items()]
-    if isinstance(default, list):
-        return ",".join(map(_text, default)) or "empty"
+        return ",".join(f"{name}={_text(value)}" for name, value in default.items()) or "empty"
     return default if isinstance(default, str) else json.dumps(default)
 
 

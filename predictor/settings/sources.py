@@ -252,7 +252,7 @@ def _as_text(value: Any) -> Any:
     """The text that another source would have to give, so that `true` is no integer here either."""
     if isinstance(value, dict):
         return {str(key): _scalar(item) for key, item in value.items()}
-    return [_scalar(item) for item in value] if isinstance(value, list) else _scalar(value)
+    return _scalar(value)
 
 
 def _scalar(value: Any) -> Any:

@@ -93,15 +93,15 @@ def test_the_same_files_as_an_update_change_nothing(
     caplog.set_level(logging.INFO, "predictor.security")
     secret = MountedSecret(tmp_path / "tls", files(PAIR))
     subject = store(secret.path)
-    before = subject.current
+    before = subject.value
     secret.publish(BAD[name][0]())
     subject.poll()
     subject.poll()
-    assert subject.current is before
+    assert subject.value is before
     assert subject.state.failures == 2
     secret.publish(files(NEXT))
     subject.poll()
-    assert subject.current.chain == NEXT.chain
+    assert subject.value.chain == NEXT.chain
     assert [record.message for record in caplog.records] == [
         "cannot reload; the last good version stays in use",
         "reloading works again",
@@ -126,7 +126,7 @@ def test_a_swap_in_the_middle_of_reading_never_makes_a_mixed_pair(
 
     monkeypatch.setattr(Path, "read_bytes", read_then_swap)
     subject.poll()
-    assert (subject.current.chain, subject.current.key) == (NEXT.chain, NEXT.key)
+    assert (subject.value.chain, subject.value.key) == (NEXT.chain, NEXT.key)
     assert subject.state.failures == 0
     assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
 
@@ -139,4 +139,4 @@ def test_an_expired_certificate_is_served_and_reported(
     subject = store(tmp_path / "tls")
     (record,) = caplog.records
     assert record.levelname == "ERROR"
-    assert vars(record)["not_after"] == subject.current.not_after.isoformat()
+    assert vars(record)["not_after"] == subject.value.not_after.isoformat()

@@ -8,20 +8,18 @@ import re
 import subprocess
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
-from pydantic import BaseModel, Field, ValidationError
-from pydantic_settings import BaseSettings
+from pydantic import ValidationError
 
 from predictor.errors import SettingsError
 from predictor.settings import Settings, effective, knobs, load_settings, resolve
-from predictor.settings.lists import CommaSeparated, Pairs
-from predictor.settings.reference import as_flags, as_markdown, as_yaml, knobs_of
-from predictor.settings.sources import Report, read_sources, split_flags
+from predictor.settings.reference import as_flags, as_markdown, as_yaml
+from predictor.settings.sources import split_flags
 from tests.documentation import ROOT
 
 OPEN = {"REALFAKE_AUTH__MODE": "none"}
@@ -375,89 +373,6 @@ def test_every_setting_is_described() -> None:
     for name, knob in described.items():
         assert f"| `{name}` |" in markdown
         assert f"{knob.flag} " in flags
-
-
-class Hall(BaseModel):
-    doors: CommaSeparated[Annotated[str, Field(pattern="^[a-z]+$", examples=["north"])]] = Field(
-        ("north", "south"), description="Doors."
-    )
-    seats: CommaSeparated[Annotated[int, Field(ge=1, le=9)]] = Field((), description="Rows.")
-    weights: Pairs[Annotated[float, Field(ge=0, le=2)]] = Field({"a": 1.5}, description="Weights.")
-
-
-class Theatre(BaseSettings):
-    model_config = Settings.model_config
-
-    hall: Hall = Hall()
-
-
-def theatre(argv: list[str], config: str, config_file: Path) -> Hall:
-    """Settings that hold several values, read the way the product reads its own."""
-    config_file.write_text(config)
-    environ = {"REALFAKE_CONFIG_FILE": str(config_file)}
-    report = Report(knobs_of(Theatre.model_json_schema()))
-    sources = read_sources(Theatre, report, argv, environ, None)
-    assert report.problems == []
-    return Theatre(_build_sources=(sources, {})).hall
-
-
-@pytest.mark.parametrize(
-    ("argv", "config"),
-    [
-        (["--hall.doors=east, west", "--hall.seats=3", "--hall.weights=b=2, c=0.5"], ""),
-        ([], "hall: {doors: [east, west], seats: [3], weights: {b: 2, c: 0.5}}"),
-        ([], "hall: {doors: 'east,west', seats: 3, weights: 'b=2,c=0.5'}"),
-        (
-            ["--hall.doors=east,west", "--hall.weights=b=2,c=0.5"],
-            "hall: {doors: [up], seats: [3], weights: {z: 1}}",
-        ),
-    ],
-)
-def test_several_values_are_text_with_commas_or_yaml(
-    argv: list[str], config: str, config_file: Path
-) -> None:
-    hall = theatre(argv, config, config_file)
-    assert hall == Hall(doors=("east", "west"), seats=(3,), weights={"b": 2.0, "c": 0.5})
-
-
-def test_a_list_of_nothing_can_be_said_in_yaml(config_file: Path) -> None:
-    assert theatre([], "hall: {doors: [], weights: {}}", config_file) == Hall(doors=(), weights={})
-
-
-@pytest.mark.parametrize(
-    ("argv", "config"),
-    [
-        (["--hall.doors=east,,west"], ""),
-        (["--hall.seats=3,true"], ""),
-        (["--hall.weights=a"], ""),
-        (["--hall.weights==1"], ""),
-        (["--hall.weights=a=1,a=2"], ""),
-        ([], "hall: {seats: [true]}"),
-        ([], "hall: {doors: {east: 1}}"),
-        ([], "hall: {weights: [1]}"),
-        ([], "hall: {weights: {a: true}}"),
-    ],
-)
-def test_several_values_are_checked_one_by_one(
-    argv: list[str], config: str, config_file: Path
-) -> None:
-    with pytest.raises(ValidationError):
-        theatre(argv, config, config_file)
-
-
-def test_several_values_are_described_with_what_each_may_be() -> None:
-    described = knobs_of(Theatre.model_json_schema())
-    assert {knob.name: (knob.accepts, knob.default) for knob in described.values()} == {
-        "hall.doors": (
-            "a list separated by commas, each text such as north (pattern ^[a-z]+$)",
-            "north,south",
-        ),
-        "hall.seats": ("a list separated by commas, each an integer from 1 to 9", "empty"),
-        "hall.weights": (
-            "pairs name=value separated by commas, each value a number from 0 to 2",
-            "a=1.5",
-        ),
-    }
 
 
 def test_the_schema_for_other_tools_is_closed_and_takes_the_effective_settings() -> None:

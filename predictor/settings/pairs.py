@@ -1,6 +1,5 @@
-"""Settings that hold several values: text with commas, or YAML's own lists and maps.
+"""Settings that hold several values by name: text with commas, or YAML's own maps.
 
-origins: CommaSeparated[Origin] = Field((), description="...")
 weights: Pairs[Weight] = Field({}, description="...")
 """
 
@@ -13,10 +12,6 @@ from pydantic import BeforeValidator
 Item = TypeVar("Item")
 
 
-def _split(value: Any) -> Any:
-    return [item.strip() for item in value.split(",")] if isinstance(value, str) else value
-
-
 def _pair_up(value: Any) -> Any:
     if not isinstance(value, str):
         return value
@@ -27,5 +22,4 @@ def _pair_up(value: Any) -> Any:
     return by_name
 
 
-CommaSeparated: TypeAlias = Annotated[tuple[Item, ...], BeforeValidator(_split)]
 Pairs: TypeAlias = Annotated[dict[str, Item], BeforeValidator(_pair_up)]
