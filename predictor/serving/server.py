@@ -7,7 +7,6 @@ import logging
 import os
 import signal
 import sys
-import threading
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
@@ -22,6 +21,7 @@ from predictor.security.audit import open_audit
 from predictor.security.certificates import CertificateStore
 from predictor.security.key_store import KeyStore
 from predictor.security.rate_limits import RateLimits
+from predictor.serving.background import unless
 from predictor.serving.connections import FEW, Connections
 from predictor.serving.data_plane import RealFakeDataPlane
 from predictor.serving.descriptors import allow_descriptors
@@ -187,36 +187,9 @@ class RealFakeServer(kserve.ModelServer):  # type: ignore[misc]  # kserve ships 
         Returns:
             None when the process was told to stop meanwhile.
         """
-        loop = asyncio.get_running_loop()
-        loaded: asyncio.Future[Classifier] = loop.create_future()
-
-        def settle(result: Classifier | None, error: BaseException | None) -> None:
-            if loaded.cancelled():
-                return
-            if error is not None:
-                loaded.set_exception(error)
-            elif result is not None:
-                loaded.set_result(result)
-
-        def work() -> None:
-            try:
-                result = load_classifier(self.settings)
-                set_up_interpreter()
-            except BaseException as error:
-                loop.call_soon_threadsafe(settle, None, error)
-            else:
-                loop.call_soon_threadsafe(settle, result, None)
-
-        # A daemon: a stop during the load must not wait for it.
-        threading.Thread(target=work, name="load", daemon=True).start()
-        stopped = asyncio.create_task(self._stop.wait())
-        either: set[asyncio.Future[Any]] = {loaded, stopped}
-        await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
-        stopped.cancel()
-        if not loaded.done():
-            loaded.cancel()
+        classifier = await unless(self._stop, self._read_bundle, "load")
+        if classifier is None:
             return None
-        classifier = loaded.result()
         self._model.attach(classifier)
         self._policy.admission = classifier.admission
         measure_classifier(self._metrics, classifier, self.settings.model.name)
@@ -233,6 +206,11 @@ class RealFakeServer(kserve.ModelServer):  # type: ignore[misc]  # kserve ships 
                 "resizer": RESIZER,
             },
         )
+        return classifier
+
+    def _read_bundle(self) -> Classifier:
+        classifier = load_classifier(self.settings)
+        set_up_interpreter()
         return classifier
 
     async def _guard(self, classifier: Classifier) -> None:

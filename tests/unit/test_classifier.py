@@ -10,49 +10,41 @@ import math
 import threading
 import time
 import weakref
-from collections.abc import AsyncIterator, Iterator, Sequence
-from dataclasses import replace
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 import pytest
-import torch
 from numpy.typing import NDArray
 from PIL import Image
 from torchvision import transforms
 
-from predictor.bundle.loader import load_module
-from predictor.bundle.manifest import Manifest, read_golden_vectors, read_manifest
-from predictor.bundle.verdicts import softmax
+from predictor.bundle.manifest import Manifest, read_manifest
 from predictor.errors import (
-    BundleError,
     DeadlineExceeded,
     InvalidImage,
     InvalidRequest,
     NotReady,
     Overloaded,
-    SettingsError,
     UnsupportedMedia,
     let_go,
 )
 from predictor.inference.batcher import Batcher
 from predictor.inference.classifier import (
     Classifier,
-    batch_sizes,
     build_classifier,
     load_classifier,
-    replay,
 )
 from predictor.inference.decode_threads import ThreadDecodePool
 from predictor.inference.decoding import DecodeLimits
-from predictor.inference.engine import EngineInput, EngineOutOfMemory
+from predictor.inference.engine import EngineInput
 from predictor.inference.pictures import EncodedImage, Picture, Pixels, Tensor
 from predictor.inference.staged import StagedPipeline
-from predictor.inference.torch_engine import TorchEngine
 from predictor.settings import Settings
 from tests.pictures import noise, saved
 from tests.server.process import eventually
+from tests.unit.reds import Reds, red
 
 DEBUG_BUNDLE = Path(__file__).parents[2] / "checkpoints" / "debug"
 PATIENCE_S = 20.0
@@ -71,24 +63,6 @@ def settings() -> Settings:
             "batching": {"max_batch_size": 4},
         }
     )
-
-
-class Reds:
-    """A network that answers the mean red value and its opposite."""
-
-    name = "reds"
-    device = "cpu"
-    gpu: str | None = None
-    lanes = at_once = 1
-    largest_batch: int | None = None
-    tolerance = 1e-4
-    stack = staticmethod(np.stack)
-
-    def warm_up(self, batch_sizes: Sequence[int]) -> None: ...
-
-    def forward(self, batch: EngineInput) -> NDArray[np.float32]:
-        reds = [float(item[..., 0].mean()) / 100 for item in batch]
-        return np.array([[red, -red] for red in reds], dtype=np.float32)
 
 
 class SlowPicture:
@@ -137,12 +111,6 @@ async def running(
             yield classifier
     finally:
         await classifier.close()
-
-
-def red(value: int) -> Pixels:
-    array = np.zeros((128, 128, 3), dtype=np.uint8)
-    array[..., 0] = value
-    return Pixels(array)
 
 
 # The real network
@@ -384,32 +352,7 @@ async def test_close_gives_not_ready_to_what_is_being_decoded_and_what_waits_for
     assert not never.opened.is_set()  # the process ends only when its decoders have
 
 
-# Loading
-
-
-async def test_a_batch_that_does_not_fit_at_start_is_a_setting_to_change(
-    settings: Settings, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def forward(self: TorchEngine, batch: EngineInput) -> NDArray[np.float32]:
-        if len(batch) > 2:  # a GPU's fault, raised where a GPU would
-            raise EngineOutOfMemory
-        return np.zeros((len(batch), 2), np.float32)
-
-    monkeypatch.setattr(TorchEngine, "forward", forward)
-    with pytest.raises(SettingsError, match=r"^batching\.max_batch_size: 4 pictures do not fit"):
-        await asyncio.to_thread(load_classifier, settings)
-
-
-async def test_another_bundle_than_the_one_that_was_named_is_refused(settings: Settings) -> None:
-    def pinned(digest: str) -> Settings:
-        model = settings.model.model_copy(update={"digest": digest})
-        return settings.model_copy(update={"model": model})
-
-    with pytest.raises(BundleError, match=r"^model\.digest: the bundle's is [0-9a-f]{64}") as found:
-        await asyncio.to_thread(load_classifier, pinned("0" * 64))
-    named = found.value.message.split()[4].rstrip(";")
-    classifier = await asyncio.to_thread(load_classifier, pinned(named))
-    await classifier.close()
+# Batches
 
 
 @pytest.mark.parametrize(("gains_by", "largest"), [(None, 4), (2, 2), (5, 4)])
@@ -434,82 +377,3 @@ async def test_no_larger_batch_is_formed_than_the_engine_gains_by(
     finally:
         await classifier.close()
     assert max(seen) == largest
-
-
-@pytest.mark.parametrize("shift", [0.01, math.nan])
-def test_a_network_that_is_not_the_bundles_does_not_start(
-    settings: Settings, monkeypatch: pytest.MonkeyPatch, shift: float
-) -> None:
-    """Digests match, weights load, and yet the answers are others: a changed timm would do it."""
-
-    def load_other(manifest: Manifest) -> torch.nn.Module:
-        module: Any = load_module(manifest)
-        with torch.no_grad():
-            module.get_classifier().bias[0] += shift
-        return cast(torch.nn.Module, module)
-
-    monkeypatch.setattr("predictor.bundle.loader.load_module", load_other)
-    with pytest.raises(BundleError, match=r"^golden vectors: an answer differs by"):
-        load_classifier(settings)
-
-
-def test_golden_vectors_replay_within_the_tolerance(manifest: Manifest) -> None:
-    engine = TorchEngine(load_module(manifest), manifest.preprocessing, device="cpu")
-    assert read_golden_vectors(manifest) is not None
-    assert replay(manifest, engine, engine.tolerance) <= engine.tolerance
-    with pytest.raises(BundleError, match="more than -1"):
-        replay(manifest, engine, -1)
-
-
-def test_a_bundle_without_golden_vectors_has_nothing_to_replay(
-    manifest: Manifest, tmp_path: Path
-) -> None:
-    assert replay(replace(manifest, path=tmp_path), Reds(), 0.0) == 0.0
-
-
-# Arithmetic
-
-
-@pytest.mark.parametrize("temperature", [0.05, 0.59, 1.0, 7.0])
-@pytest.mark.parametrize(
-    "logits", [[0.0, 0.0], [1.5, -2.0, 0.25], [30.0, -30.0], [1e4, 1e4 - 1, -1e4], [-5.0] * 9]
-)
-def test_softmax_is_the_definition(logits: list[float], temperature: float) -> None:
-    row = np.array(logits, dtype=np.float32)
-    highest = max(logits)
-    exponents = [math.exp((float(value) - highest) / temperature) for value in row]
-    expected = [exponent / math.fsum(exponents) for exponent in exponents]
-    answer = softmax(np.stack([row, row[::-1]]), temperature)
-    assert answer.dtype == np.float32
-    np.testing.assert_allclose(answer, [expected, expected[::-1]], rtol=1e-6, atol=1e-30)
-
-
-@pytest.mark.parametrize(
-    ("largest", "sizes"),
-    [
-        (1, [1]),
-        (2, [1, 2]),
-        (3, [1, 2, 3]),
-        (8, [1, 2, 4, 8]),
-        (33, [1, 2, 4, 8, 16, 32, 33]),
-    ],
-)
-def test_every_power_of_two_and_the_largest_batch_are_warmed_up(
-    largest: int, sizes: list[int]
-) -> None:
-    assert batch_sizes(largest) == sizes
-
-
-def test_golden_vectors_are_replayed_in_batches_that_the_engine_serves(manifest: Manifest) -> None:
-    """It may keep the memory of a larger one."""
-    engine, seen = TorchEngine(load_module(manifest), manifest.preprocessing, device="cpu"), []
-    engine.largest_batch = 3
-    forward = engine.forward
-
-    def noted(batch: EngineInput) -> NDArray[np.float32]:
-        seen.append(len(batch))
-        return forward(batch)
-
-    engine.forward = noted  # type: ignore[method-assign]
-    assert replay(manifest, engine, engine.tolerance) <= engine.tolerance
-    assert seen == [3, 1]
