@@ -26,7 +26,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     Returns:
         The exit code: 0, 1 when the answer is no, 2 for wrong arguments or settings,
-        3 for a bundle that cannot be served.
+        3 for a bundle that cannot be served, 130 when interrupted, 141 when nobody reads what
+        is printed.
     """
     from predictor.settings.sources import split_flags
 
@@ -39,9 +40,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     command: Command = args.run
     try:
         code = command(args)
-        sys.stdout.flush()
+        if command not in (_serve, _score):
+            sys.stdout.flush()
         return code
     except BrokenPipeError:
+        if command in (_serve, _score):  # of a socket, or whatever else they have
+            raise
         # Whoever read what is printed has enough (`| head`); what is left must not fail at the end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + signal.SIGPIPE

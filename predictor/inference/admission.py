@@ -33,14 +33,11 @@ _SOONEST_BY_ANY_PROTOCOL_S: Final = 1.0
 _COMEBACK_SHARE: Final = 0.5
 """How much of what is answered is promised to refused requests that come back; the rest is for
 those who ask for the first time. `make bench` says how many of those who come back find a place."""
-_SAFE_SHARE: Final = 0.3
+_SAFE_SHARE: Final = 0.5
 """How much of the time to its deadline a request may be expected to take. A longer queue answers
-no more pictures; it only answers them later, and closer to where they are worth nothing."""
-_PROMISED_SHARE: Final = 0.5
+no more pictures; it only answers them closer to where they are worth nothing."""
+_PROMISED_SHARE: Final = 0.65
 """The same for a request whose time was promised: it goes in front of those that come unasked."""
-_SENT_SHARE: Final = 0.15
-"""More of it for a request that was let in by its head, and is here in full: others were let in
-meanwhile by the same expectation, and to refuse it now would waste what it sent."""
 _AT_LEAST: Final = 1.5
 """What a request that was given up would have taken, in times of what it had."""
 _SPREAD: Final = 1.25
@@ -121,7 +118,7 @@ class Admission:
         deadline: float | None = None,
         promised: bool = False,
     ) -> None:
-        """Refuse what has passed `check`, where too many others have come in since.
+        """Refuse what has passed `check`, where others have come in since.
 
         Args:
             promised: what `check` said of its head.
@@ -132,7 +129,7 @@ class Admission:
         if deadline is None or self.inside == 0:
             return
         remaining = deadline - time.monotonic()
-        share = _SENT_SHARE + (_PROMISED_SHARE if promised else _SAFE_SHARE)
+        share = _PROMISED_SHARE if promised else _SAFE_SHARE
         late = self._takes_s(pictures, caller) - self._allowed_s(remaining, share)
         if late > 0:
             raise self._would_be_late(late, pictures, caller, remaining)

@@ -128,10 +128,14 @@ class Batcher:
 
     @property
     def longest_forward_s(self) -> float:
-        """Seconds since the oldest forward that still runs began; 0 when none runs."""
+        """Seconds since the oldest forward that still runs began; 0 when none runs.
+
+        One that waits for another lane's has not begun before that one ended.
+        """
         now = time.monotonic()
         began = (lane.forward_began for lane in self._lanes)
-        return max((now - moment for moment in began if moment is not None), default=0.0)
+        free = self._device_free if self._shares_device else 0.0
+        return max((now - max(moment, free) for moment in began if moment is not None), default=0.0)
 
     @contextmanager
     def expect(
@@ -254,6 +258,11 @@ class Batcher:
             return True
 
     @property
+    def _shares_device(self) -> bool:
+        """Whether a lane's forward may have to wait for another's."""
+        return self.engine.at_once < len(self._lanes)
+
+    @property
     def _device_busy(self) -> bool:
         """Whether another lane has to end its forward before this one's can begin."""
         return sum(bool(lane.batch) for lane in self._lanes) >= self.engine.at_once
@@ -331,12 +340,12 @@ class Batcher:
             group[0].context.run(log.exception, "a picture could not be classified")
             return [(group[0], InternalError())]
         finally:
-            lane.forward_began = None
-        with self._condition:
-            ended = time.monotonic()
-            if self.engine.at_once < len(self._lanes):  # it may have waited for another lane's
-                began = max(began, self._device_free)
-            self._device_free = ended
+            with self._condition:
+                lane.forward_began = None
+                ended = time.monotonic()
+                if self._shares_device:  # it may have waited for another lane's
+                    began = max(began, self._device_free)
+                self._device_free = ended
         for item in group:
             item.answered = ended
             item.timeline.batch_size = max(item.timeline.batch_size, len(group))

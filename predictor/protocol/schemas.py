@@ -29,8 +29,8 @@ class ImageInput(_InputBody):
 
     name: Literal["image"]
     datatype: Literal["BYTES"]
-    shape: list[int] = Field(min_length=1, max_length=1, description="[N]")
-    data: list[str] | None = Field(
+    shape: list[int] = Field(min_length=1, max_length=2, description="[N], or [N, 1]")
+    data: list[str] | list[list[str]] | None = Field(
         None, description="Files as base64; absent where they follow the JSON as bytes"
     )
 

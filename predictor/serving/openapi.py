@@ -22,13 +22,13 @@ _REFERENCE: Final = "#/components/schemas/{model}"
 _PICTURES: Final = ("image/jpeg", "image/png", "image/webp")
 _FILE: Final = {"type": "string", "format": "binary"}
 _JSON_LENGTH: Final = {
-    "description": "Bytes of the JSON in front; without it, all of the body is JSON",
-    "schema": {"type": "integer", "minimum": 0},
+    "description": "Bytes of the JSON that is in front of binary tensors, where there are any",
+    "schema": {"type": "integer", "minimum": 1},
 }
 _INFERENCE_HEADERS: Final = {
     "X-Request-Id": {
         "description": "Returned, and in every log line of the request",
-        "schema": {"type": "string"},
+        "schema": {"type": "string", "pattern": "^[A-Za-z0-9._-]{1,64}$"},
     },
     "X-Request-Timeout-Ms": {
         "description": "Milliseconds after which nobody wants the answer",

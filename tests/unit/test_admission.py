@@ -58,12 +58,12 @@ def test_what_would_be_late_is_refused_with_when_to_return() -> None:
     subject = admission()
     with ExitStack() as stack:
         hold(subject, stack, None, 16)  # two batches of eight, 0.4 s each
-        subject.check(deadline=time.monotonic() + 5)
+        subject.check(deadline=time.monotonic() + 4)
         with pytest.raises(Overloaded) as refused:
             subject.check(deadline=time.monotonic() + 1)
         expected = subject.expected_s(1)
-        # It may take three tenths of the time to the deadline.
-        assert refused.value.retry_after_s == pytest.approx((expected - 0.3) * 1.25, rel=0.05)
+        # Half of the time to the deadline is left to what no expectation knows.
+        assert refused.value.retry_after_s == pytest.approx((expected - 0.5) * 1.25, rel=0.05)
     subject.check(deadline=time.monotonic() + 1)
 
 
@@ -111,7 +111,7 @@ def test_a_flood_by_one_key_neither_delays_nor_locks_out_another() -> None:
             stack.enter_context(subject.enter(1, caller="flood"))
         with pytest.raises(Overloaded):
             stack.enter_context(subject.enter(1, caller="flood"))
-        soon = time.monotonic() + 1
+        soon = time.monotonic() + 0.6
         with pytest.raises(Overloaded):
             subject.check(caller="flood", deadline=soon)
         subject.check(caller="other", deadline=soon)
@@ -183,14 +183,14 @@ def test_who_comes_back_when_told_goes_in_front_of_who_comes_unasked(clock: Cloc
     subject = admission((1, 0.1), (8, 0.4))
     with ExitStack() as stack:
         hold(subject, stack, None, 11)
-        wait_s = refused_for(subject, clock.now + 1.7)
-        refused_for(subject, clock.now + 1.7)  # it is no use to ask again at once
+        wait_s = refused_for(subject, clock.now + 1.4)
+        refused_for(subject, clock.now + 1.4)  # it is no use to ask again at once
         clock.now += wait_s
-        assert subject.check(deadline=clock.now + 1.7)
-        refused_for(subject, clock.now + 1.7)  # one was promised this moment, and one came
+        assert subject.check(deadline=clock.now + 1.4)
+        refused_for(subject, clock.now + 1.4)  # one was promised this moment, and one came
         with pytest.raises(Overloaded):
-            stack.enter_context(subject.enter(1, deadline=clock.now + 1.7))
-        stack.enter_context(subject.enter(1, deadline=clock.now + 1.7, promised=True))
+            stack.enter_context(subject.enter(1, deadline=clock.now + 1.4))
+        stack.enter_context(subject.enter(1, deadline=clock.now + 1.4, promised=True))
         assert subject.inside == 12
 
 
@@ -227,9 +227,9 @@ def test_callers_are_promised_no_more_than_their_turns(clock: Clock) -> None:
     assert apart == pytest.approx([0.1, 0.3])
 
 
-def test_of_a_burst_more_get_in_than_one_by_one_and_not_all(clock: Clock) -> None:
-    """All of their heads are judged before the first has come in, and what was sent is kept."""
-    deadline = clock.now + 3.5
+def test_of_a_burst_no_more_get_in_than_one_by_one(clock: Clock) -> None:
+    """All of their heads are judged before the first has come in."""
+    deadline = clock.now + 1.75
 
     def admit(subject: Admission, stack: ExitStack) -> None:
         subject.check_again(deadline=deadline)
@@ -248,7 +248,7 @@ def test_of_a_burst_more_get_in_than_one_by_one_and_not_all(clock: Clock) -> Non
                     admit(subject, stack)
             return subject.inside
 
-    assert 8 < come_in(burst=False) < come_in(burst=True) < 48
+    assert 8 < come_in(burst=True) == come_in(burst=False) < 48
 
 
 def test_places_are_shared_and_newcomers_find_one() -> None:
