@@ -121,6 +121,7 @@ def load_classifier(settings: Settings) -> Classifier:
     Raises:
         BundleError: the bundle is refused.
         SettingsError: the device is not to be had, or too small for the largest batch.
+        StartupError: the device was lost while it was tried out.
     """
     manifest = read_manifest(settings.model.path, allow_pth=settings.model.allow_pth)
     if settings.model.digest not in (None, manifest.digest):
@@ -140,9 +141,9 @@ def load_classifier(settings: Settings) -> Classifier:
             f"batching.max_batch_size: {largest} pictures do not fit into the memory of "
             f"{engine.device}; set a smaller one"
         ) from None
-    except EngineLost:
+    except EngineLost as error:
         raise StartupError(
-            f"{engine.device} answered nothing any more while it was tried out; look at its driver"
+            f"{engine.device} answers nothing any more; look at its driver: {error}"
         ) from None
     return build_classifier(manifest, engine, settings)
 

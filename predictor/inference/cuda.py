@@ -26,7 +26,7 @@ changes: the same kernels compute both, so it is next to nothing."""
 
 @dataclass(frozen=True, slots=True)
 class _Graph:
-    """A recorded forward, and the memory on the GPU that it reads and writes.
+    """A captured forward, and the memory on the GPU that it reads and writes.
 
     Attributes:
         pictures: uint8, shape (N, H, W, 3).
@@ -51,7 +51,7 @@ class _Graph:
 
 def _sleeping_event() -> torch.cuda.Event:
     """One that is waited for asleep: by default CUDA keeps a core busy until it comes."""
-    return torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]  # bare
+    return torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]  # untyped
 
 
 class CudaNetwork:
@@ -69,8 +69,8 @@ class CudaNetwork:
         self._network = network
         self._device = device
         torch.cuda.synchronize(device)  # the streams below wait for no weights on another
-        self._copies = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]  # bare
-        self._forwards = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]  # bare
+        self._copies = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]  # untyped
+        self._forwards = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]  # untyped
         self._launching = threading.Lock()
         self._memory = torch.cuda.graph_pool_handle()
         self._graphs: list[_Graph] = []  # the smallest first
@@ -112,9 +112,9 @@ class CudaNetwork:
             raise
 
     def capture(self, input_size: tuple[int, int], largest: int) -> list[int]:
-        """Record forwards of uint8 pictures, to be replayed from now on; call it before the rest.
+        """Capture forwards of uint8 pictures, to be replayed from now on; call it before the rest.
 
-        A batch is filled up to the next size that was recorded. Graphs share their memory, for
+        A batch is filled up to the next size that was captured. Graphs share their memory, for
         only one is replayed at a time, and its answer is copied before the next.
 
         Args:
@@ -122,7 +122,7 @@ class CudaNetwork:
             largest: most pictures in a batch.
 
         Returns:
-            The sizes; none where the network cannot be recorded, or answers otherwise when
+            The sizes; none where the network cannot be captured, or answers otherwise when
             replayed, or memory is short.
         """
         sizes = [size for size in _GRAPH_SIZES if size < largest]
@@ -131,13 +131,13 @@ class CudaNetwork:
         began = time.monotonic()
         try:
             with torch.cuda.device(self._device):
-                self._graphs = self._recorded(sizes, input_size)
+                self._graphs = self._captured(sizes, input_size)
         except RuntimeError as error:  # out of memory is one, too
-            # An error amid a recording becomes another one at its end.
+            # An error amid a capture becomes another one at its end.
             reason = str(error.__context__ or error)
         else:
             seconds = round(time.monotonic() - began, 3)
-            log.info("CUDA graphs recorded", extra={"batch_sizes": sizes, "seconds": seconds})
+            log.info("CUDA graphs captured", extra={"batch_sizes": sizes, "seconds": seconds})
             return sizes
         self.forget(reason)
         return []
@@ -148,20 +148,20 @@ class CudaNetwork:
         torch.cuda.empty_cache()
         log.warning("served without CUDA graphs", extra={"reason": reason})
 
-    def _recorded(self, sizes: Sequence[int], input_size: tuple[int, int]) -> list[_Graph]:
-        """Raises: RuntimeError: of torch, or because a recording answers otherwise."""
+    def _captured(self, sizes: Sequence[int], input_size: tuple[int, int]) -> list[_Graph]:
+        """Raises: RuntimeError: of torch, or because a graph answers otherwise."""
         shape = (sizes[-1], *input_size, 3)
         with torch.cuda.stream(self._forwards):
             pictures = torch.empty(shape, dtype=torch.uint8, device=self._device)
         # The smaller ones fit into the memory that the largest took.
-        graphs = [self._record(pictures[:size]) for size in reversed(sizes)]
+        graphs = [self._capture_one(pictures[:size]) for size in reversed(sizes)]
         return graphs[::-1]
 
-    def _record(self, pictures: torch.Tensor) -> _Graph:
+    def _capture_one(self, pictures: torch.Tensor) -> _Graph:
         with torch.cuda.stream(self._forwards):
             pictures.random_(0, 256)
             others = pictures // 4
-            # What libraries do at the first forward of a size cannot be recorded.
+            # What libraries do at the first forward of a size cannot be captured.
             expected = self._network(others)
             spread = (self._network(pictures) - expected).abs().max()
         graph = torch.cuda.CUDAGraph()
@@ -170,12 +170,12 @@ class CudaNetwork:
             graph, pool=self._memory, stream=self._forwards, capture_error_mode="thread_local"
         ):
             logits = self._network(pictures)
-        recorded = _Graph(graph, pictures, logits)
+        captured = _Graph(graph, pictures, logits)
         with torch.cuda.stream(self._forwards):
-            difference = (recorded.replay(others) - expected).abs().max()
+            difference = (captured.replay(others) - expected).abs().max()
             if not (difference <= _TOLERANCE * spread).item():
                 raise RuntimeError(
                     f"{len(pictures)} pictures get other logits when replayed, by "
                     f"{difference.item():.2g}, and darker ones by {spread.item():.2g}"
                 )
-        return recorded
+        return captured

@@ -70,11 +70,11 @@ class TorchEngine:
         if self._device.type == "cpu":
             self.lanes = self.at_once = lanes or usable_cpus()
             torch.set_num_threads(1)
-            return
-        self.lanes, self.at_once = 2, 1
-        self._run = self._on_gpu = CudaNetwork(self._logits, self._device)
-        if self._half is None:  # by default convolutions round to TF32, ten bits
-            torch.backends.cudnn.allow_tf32 = False
+        else:
+            self.lanes, self.at_once = 2, 1
+            self._run = self._on_gpu = CudaNetwork(self._logits, self._device)
+            if self._half is None:  # by default convolutions round to TF32, ten bits
+                torch.backends.cudnn.allow_tf32 = False
 
     @property
     def tolerance(self) -> float:
@@ -100,32 +100,32 @@ class TorchEngine:
             # cuDNN and cuBLAS say it in words of their own.
             of_the_device = isinstance(error, torch.AcceleratorError) or self._on_gpu is not None
             if of_the_device and not self._answers():
-                raise EngineLost from None
+                raise EngineLost(str(error)) from None
             raise
         torch.cuda.empty_cache()
         raise EngineOutOfMemory
 
     def warm_up(self, batch_sizes: Sequence[int]) -> None:
         """See `Engine.warm_up`; both kinds of input."""
-        recorded = self._record(self._on_gpu, max(batch_sizes)) if self._on_gpu else []
+        captured = self._capture(self._on_gpu, max(batch_sizes)) if self._on_gpu else []
         try:
             self._run_each(batch_sizes)
         except EngineOutOfMemory:
-            if self._on_gpu is None or not recorded:
+            if self._on_gpu is None or not captured:
                 raise
         else:
             return
         self._on_gpu.forget("what they keep leaves too little memory for the largest batch")
         self._run_each(batch_sizes)
 
-    def _record(self, network: CudaNetwork, largest: int) -> list[int]:
+    def _capture(self, network: CudaNetwork, largest: int) -> list[int]:
         if not self._cuda_graphs:
             return []
         try:
             with torch.inference_mode():
                 return network.capture(self._input_size, largest)
-        except torch.AcceleratorError:
-            raise EngineLost from None
+        except torch.AcceleratorError as error:
+            raise EngineLost(str(error)) from None
 
     def _run_each(self, batch_sizes: Sequence[int]) -> None:
         height, width = self._input_size
@@ -157,7 +157,7 @@ class TorchEngine:
     def _autocast(self) -> AbstractContextManager[object]:
         if self._half is None:
             return nullcontext()
-        # Casts that are kept from one forward to the next would not be in a graph's recording.
+        # Casts that are kept from one forward to the next would not be in a captured graph.
         return torch.autocast(self._device.type, dtype=self._half, cache_enabled=False)
 
 

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 T = TypeVar("T")
 
 
-async def unless(stop: asyncio.Event, work: Callable[[], T], name: str) -> T | None:
+async def run_unless(stop: asyncio.Event, work: Callable[[], T], name: str) -> T | None:
     """What `work` returns or raises; None when `stop` is set first.
 
     Args:

@@ -11,7 +11,14 @@ from fastapi.openapi.docs import get_swagger_ui_html
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
-from predictor.errors import MethodNotAllowed, Unauthenticated, WireError
+from predictor.errors import (
+    InvalidRequest,
+    MethodNotAllowed,
+    NotFound,
+    NotReady,
+    Unauthenticated,
+    WireError,
+)
 from predictor.protocol import schemas
 from predictor.serving.http import HttpRequest, HttpResponse
 from predictor.serving.routes import Route
@@ -35,11 +42,21 @@ _INFERENCE_HEADERS: Final = {
         "schema": {"type": "integer", "minimum": 1},
     },
 }
+_REQUEST_ID: Final = {
+    "X-Request-Id": {
+        "description": "The caller's own, or a new one: it is in every log line of the request",
+        "schema": {"type": "string"},
+    }
+}
 _RETRY_AFTER: Final = {
     "Retry-After": {
         "description": "Whole seconds after which a retry may succeed",
         "schema": {"type": "integer"},
-    }
+    },
+    "Retry-After-Ms": {
+        "description": "The same in milliseconds, for who can wait so exactly",
+        "schema": {"type": "integer"},
+    },
 }
 
 
@@ -72,7 +89,9 @@ def document(routes: Sequence[Route]) -> JsonObject:
 
 def _operation(route: Route) -> JsonObject:
     operation: JsonObject = {
-        "operationId": "_".join([route.method.lower(), *re.findall(r"\w+", route.path)]),
+        "operationId": "_".join(
+            [route.method.lower(), *(re.findall(r"\w+", route.path) or ["root"])]
+        ),
         "summary": route.summary,
         "parameters": list(_parameters(route)),
         "responses": _responses(route),
@@ -105,31 +124,44 @@ def _request(route: Route) -> JsonObject:
 
 
 def _responses(route: Route) -> JsonObject:
-    answer: JsonObject = {"description": "OK"}
+    answer: JsonObject = {"description": "OK", "headers": dict(_REQUEST_ID)}
     if route.answer is not None:
-        answer = {"description": _first_line(route.answer), "content": _json(route.answer)}
+        answer |= {"description": _first_line(route.answer), "content": _json(route.answer)}
     if _speaks_binary(route):
         answer["content"]["application/octet-stream"] = {"schema": _FILE}
-        answer["headers"] = {"Inference-Header-Content-Length": _JSON_LENGTH}
+        answer["headers"]["Inference-Header-Content-Length"] = _JSON_LENGTH
     error = schemas.LegacyErrorBody if route.legacy else schemas.ErrorBody
     responses = {"200": answer}
     for status, codes in _errors(route).items():
-        responses[str(status)] = {"description": " or ".join(codes), "content": _json(error)}
-        if any(code.default_retry_after_s is not None for code in codes.values()):
-            responses[str(status)]["headers"] = _RETRY_AFTER
-    responses["default"] = {"description": _first_line(error), "content": _json(error)}
+        retry = any(code.default_retry_after_s is not None for code in codes.values())
+        responses[str(status)] = {
+            "description": " or ".join(codes),
+            "content": _json(error),
+            "headers": _REQUEST_ID | (_RETRY_AFTER if retry else {}),
+        }
+    responses["default"] = {
+        "description": _first_line(error),
+        "content": _json(error),
+        "headers": _REQUEST_ID,
+    }
     return responses
 
 
 def _errors(route: Route) -> dict[int, dict[str, type[WireError]]]:
     """By status, the errors by code that a caller should know; others are the default."""
-    found: dict[int, dict[str, type[WireError]]] = defaultdict(dict)
-    if not route.public:
-        found[Unauthenticated.http_status][Unauthenticated.code] = Unauthenticated
+    known: list[type[WireError]] = []
     if route.inference:
-        for error in _errors_below(WireError):
-            found[error.http_status][error.code] = error
-        del found[MethodNotAllowed.http_status]
+        known = [error for error in _errors_below(WireError) if error is not MethodNotAllowed]
+    else:
+        if not route.public:
+            known += [InvalidRequest, Unauthenticated]  # two keys that differ; none that is known
+        if "{" in route.path:
+            known.append(NotFound)
+        if route.public or "{" in route.path:  # readiness, and the version that is still loading
+            known.append(NotReady)
+    found: dict[int, dict[str, type[WireError]]] = defaultdict(dict)
+    for error in known:
+        found[error.http_status][error.code] = error
     return dict(sorted(found.items()))
 
 

@@ -21,7 +21,7 @@ from predictor.security.audit import open_audit
 from predictor.security.certificates import CertificateStore
 from predictor.security.key_store import KeyStore
 from predictor.security.rate_limits import RateLimits
-from predictor.serving.background import unless
+from predictor.serving.background import run_unless
 from predictor.serving.connections import FEW, Connections
 from predictor.serving.data_plane import RealFakeDataPlane
 from predictor.serving.descriptors import allow_descriptors
@@ -187,7 +187,7 @@ class RealFakeServer(kserve.ModelServer):  # type: ignore[misc]  # kserve ships 
         Returns:
             None when the process was told to stop meanwhile.
         """
-        classifier = await unless(self._stop, self._read_bundle, "load")
+        classifier = await run_unless(self._stop, self._read_bundle, "load")
         if classifier is None:
             return None
         self._model.attach(classifier)

@@ -73,8 +73,8 @@ class ModelSettings(Group):
     cuda_graphs: bool = Field(
         True,
         description="Whether a GPU replays the forwards of up to 64 pictures, which spares the CPU "
-        "the launch of each kernel. Recording them takes seconds of the start and memory of the "
-        "GPU. A network that cannot be recorded, or answers otherwise, is served without.",
+        "the launch of each kernel. Capturing them takes seconds of the start and memory of the "
+        "GPU. A network that cannot be captured, or answers otherwise, is served without.",
     )
 
 

@@ -16,7 +16,6 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +28,7 @@ from predictor.inference.engine import EngineInput, EngineLost
 from predictor.security import watching
 from predictor.settings import Settings
 from tests import faults
+from tests.fake_engine import FakeEngine
 
 POISON = 251
 """An error of this picture alone."""
@@ -40,20 +40,12 @@ DIES = 254
 """The device thread ends."""
 
 
-class StubEngine:
+class StubEngine(FakeEngine):
     name = "stub"
-    device = "cpu"
-    gpu: str | None = None
-    lanes = at_once = 1
-    largest_batch: int | None = None
-    tolerance = 1e-4
-    stack = staticmethod(np.stack)
 
     def __init__(self) -> None:
         self.forward_s = float(os.environ.get("STUB_FORWARD_S", "0"))
         self.log = Path(os.environ["STUB_LOG"])
-
-    def warm_up(self, batch_sizes: Sequence[int]) -> None: ...
 
     def forward(self, batch: EngineInput) -> NDArray[np.float32]:
         reds = [round(float(item[..., 0].mean())) for item in batch]

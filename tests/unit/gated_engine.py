@@ -17,6 +17,7 @@ from predictor.inference.batcher import Batcher
 from predictor.inference.delivery import answers_of
 from predictor.inference.engine import EngineInput, EngineOutOfMemory
 from predictor.inference.timeline import Timeline
+from tests.fake_engine import FakeEngine
 
 AN_HOUR = 3600.0
 PATIENCE_S = 20.0
@@ -40,7 +41,7 @@ def number_in(array: EngineInput) -> int:
     return int.from_bytes(bytes(array[0, 0].tolist()), "big")
 
 
-class Engine:
+class Engine(FakeEngine):
     """Answers each picture with its number and minus that; stops where `hold` says so.
 
     Attributes:
@@ -51,12 +52,6 @@ class Engine:
     """
 
     name = "gated"
-    device = "cpu"
-    gpu: str | None = None
-    lanes = at_once = 1
-    largest_batch: int | None = None
-    tolerance = 1e-4
-    stack = staticmethod(np.stack)
 
     def __init__(self) -> None:
         self.batches: list[list[int]] = []
@@ -83,8 +78,6 @@ class Engine:
     async def entered(self) -> None:
         """Wait for the next held forward to begin."""
         assert await asyncio.to_thread(self._entered.acquire, timeout=PATIENCE_S)
-
-    def warm_up(self, batch_sizes: Sequence[int]) -> None: ...
 
     def forward(self, batch: EngineInput) -> NDArray[np.float32]:
         numbers = [number_in(item) for item in batch]

@@ -2,27 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 from numpy.typing import NDArray
 
 from predictor.inference.engine import EngineInput
 from predictor.inference.pictures import Pixels
+from tests.fake_engine import FakeEngine
 
 
-class Reds:
+class Reds(FakeEngine):
     """A network that answers the mean red value and its opposite."""
 
     name = "reds"
-    device = "cpu"
-    gpu: str | None = None
-    lanes = at_once = 1
-    largest_batch: int | None = None
-    tolerance = 1e-4
-    stack = staticmethod(np.stack)
-
-    def warm_up(self, batch_sizes: Sequence[int]) -> None: ...
 
     def forward(self, batch: EngineInput) -> NDArray[np.float32]:
         reds = [float(item[..., 0].mean()) / 100 for item in batch]

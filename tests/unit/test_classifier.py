@@ -11,7 +11,7 @@ import threading
 import time
 import weakref
 from collections.abc import AsyncIterator, Iterator
-from pathlib import Path
+from functools import partial
 from typing import Any, cast
 
 import numpy as np
@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torchvision import transforms
 
-from predictor.bundle.manifest import Manifest, read_manifest
+from predictor.bundle.manifest import Manifest
 from predictor.errors import (
     DeadlineExceeded,
     InvalidImage,
@@ -46,23 +46,7 @@ from tests.pictures import noise, saved
 from tests.server.process import eventually
 from tests.unit.reds import Reds, red
 
-DEBUG_BUNDLE = Path(__file__).parents[2] / "checkpoints" / "debug"
 PATIENCE_S = 20.0
-
-
-@pytest.fixture(scope="module")
-def manifest() -> Manifest:
-    return read_manifest(DEBUG_BUNDLE)
-
-
-@pytest.fixture
-def settings() -> Settings:
-    return Settings.model_validate(
-        {
-            "model": {"path": str(DEBUG_BUNDLE), "device": "cpu", "engine": "torch"},
-            "batching": {"max_batch_size": 4},
-        }
-    )
 
 
 class SlowPicture:
@@ -359,21 +343,31 @@ async def test_close_gives_not_ready_to_what_is_being_decoded_and_what_waits_for
 async def test_no_larger_batch_is_formed_than_the_engine_gains_by(
     gains_by: int | None, largest: int, settings: Settings, manifest: Manifest
 ) -> None:
-    engine, seen = Reds(), []
-    engine.largest_batch = gains_by
-    forward = engine.forward
+    seen: list[int] = []
+    all_wait = threading.Event()
 
-    def noted(batch: EngineInput) -> NDArray[np.float32]:
-        seen.append(len(batch))
-        return forward(batch)
+    class Gated(Reds):
+        largest_batch = gains_by
 
-    engine.forward = noted  # type: ignore[method-assign]
-    waiting = settings.model_copy(
-        update={"batching": settings.batching.model_copy(update={"max_wait_ms": 1000.0})}
-    )
-    classifier = build_classifier(manifest, engine, waiting)
+        def forward(self, batch: EngineInput) -> NDArray[np.float32]:
+            seen.append(len(batch))
+            assert all_wait.wait(PATIENCE_S)
+            return super().forward(batch)
+
+    classifier = build_classifier(manifest, Gated(), settings)
+    queue = classifier.pipeline
     try:
-        await classifier.classify([red(value) for value in range(12)])
+        task = asyncio.create_task(classifier.classify([red(value) for value in range(12)]))
+        others_wait = partial(
+            eventually,
+            lambda: (bool(seen) and queue.queue_depth == 12 - seen[0]) or None,
+            PATIENCE_S,
+            "all others to wait for the first forward",
+        )
+        await asyncio.to_thread(others_wait)
+        all_wait.set()
+        await task
     finally:
+        all_wait.set()
         await classifier.close()
     assert max(seen) == largest

@@ -14,30 +14,13 @@ import torch
 from numpy.typing import NDArray
 
 from predictor.bundle.loader import load_module
-from predictor.bundle.manifest import Manifest, read_golden_vectors, read_manifest
+from predictor.bundle.manifest import Manifest, read_golden_vectors
 from predictor.errors import BundleError, SettingsError, StartupError
 from predictor.inference.classifier import batch_sizes, load_classifier, replay
 from predictor.inference.engine import EngineInput, EngineLost, EngineOutOfMemory
 from predictor.inference.torch_engine import TorchEngine
 from predictor.settings import Settings
 from tests.unit.reds import Reds
-
-DEBUG_BUNDLE = Path(__file__).parents[2] / "checkpoints" / "debug"
-
-
-@pytest.fixture(scope="module")
-def manifest() -> Manifest:
-    return read_manifest(DEBUG_BUNDLE)
-
-
-@pytest.fixture
-def settings() -> Settings:
-    return Settings.model_validate(
-        {
-            "model": {"path": str(DEBUG_BUNDLE), "device": "cpu", "engine": "torch"},
-            "batching": {"max_batch_size": 4},
-        }
-    )
 
 
 async def test_a_batch_that_does_not_fit_at_start_is_a_setting_to_change(
@@ -69,10 +52,10 @@ async def test_a_device_that_is_lost_at_the_start_stops_it(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def forward(self: TorchEngine, batch: EngineInput) -> NDArray[np.float32]:
-        raise EngineLost
+        raise EngineLost("CUDA error: unspecified launch failure")
 
     monkeypatch.setattr(TorchEngine, "forward", forward)
-    with pytest.raises(StartupError, match=r"^cpu answered nothing any more"):
+    with pytest.raises(StartupError, match=r"^cpu answers nothing .*: CUDA error: unspec"):
         await asyncio.to_thread(load_classifier, settings)
 
 
@@ -125,14 +108,15 @@ def test_every_power_of_two_and_the_largest_batch_are_warmed_up(
 
 def test_golden_vectors_are_replayed_in_batches_that_the_engine_serves(manifest: Manifest) -> None:
     """It may keep the memory of a larger one."""
-    engine, seen = TorchEngine(load_module(manifest), manifest.preprocessing, device="cpu"), []
-    engine.largest_batch = 3
-    forward = engine.forward
+    seen: list[int] = []
 
-    def noted(batch: EngineInput) -> NDArray[np.float32]:
-        seen.append(len(batch))
-        return forward(batch)
+    class Noting(TorchEngine):
+        largest_batch: int | None = 3
 
-    engine.forward = noted  # type: ignore[method-assign]
+        def forward(self, batch: EngineInput) -> NDArray[np.float32]:
+            seen.append(len(batch))
+            return super().forward(batch)
+
+    engine = Noting(load_module(manifest), manifest.preprocessing, device="cpu")
     assert replay(manifest, engine, engine.tolerance) <= engine.tolerance
     assert seen == [3, 1]

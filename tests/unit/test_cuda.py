@@ -80,7 +80,7 @@ def test_an_answer_is_not_overwritten_by_the_next(device: torch.device) -> None:
 
 
 @pytest.mark.parametrize("other", ["normalised", "of another size"])
-def test_what_was_not_recorded_goes_to_the_network(other: str, device: torch.device) -> None:
+def test_what_was_not_captured_goes_to_the_network(other: str, device: torch.device) -> None:
     network = Sums()
     on_device = CudaNetwork(network, device)
     batch = torch.rand(2, 3, *SIZE) if other == "normalised" else pictures(2, (4, 4))
@@ -97,14 +97,14 @@ def asks_for_a_number(pictures: torch.Tensor) -> torch.Tensor:
 
 
 class Moody(Sums):
-    """Its arithmetic changes from call to call, in Python; a recording's does not."""
+    """Its arithmetic changes from call to call, in Python; a graph's does not."""
 
     def __call__(self, pictures: torch.Tensor) -> torch.Tensor:
         return super().__call__(pictures) * (1 if self.calls == 1 else -1)
 
 
 def fails_alone(pictures: torch.Tensor) -> torch.Tensor:
-    """After larger batches were recorded."""
+    """After larger batches were captured."""
     if len(pictures) == 1:
         raise RuntimeError("not alone")
     return Sums()(pictures)
@@ -123,7 +123,7 @@ def answers_nan(pictures: torch.Tensor) -> torch.Tensor:
         (lambda: fails_alone, "not alone"),
     ],
 )
-def test_a_network_that_cannot_be_recorded_is_served_without_and_that_is_said(
+def test_a_network_that_cannot_be_captured_is_served_without_and_that_is_said(
     make: Callable[[], Callable[[torch.Tensor], torch.Tensor]],
     reason: str,
     device: torch.device,
@@ -196,9 +196,7 @@ def engine(device: torch.device, module: torch.nn.Module, *, cuda_graphs: bool) 
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 7, 8, 9])
-def test_an_engine_answers_alike_with_recordings_and_without(
-    count: int, device: torch.device
-) -> None:
+def test_an_engine_answers_alike_with_graphs_and_without(count: int, device: torch.device) -> None:
     manifest = read_manifest(DEBUG_BUNDLE)
     batch = np.stack([each.numpy() for each in pictures(count, manifest.preprocessing.input_size)])
     batch[0] //= 4
@@ -212,30 +210,30 @@ def test_an_engine_answers_alike_with_recordings_and_without(
 
 
 class ShortOfMemory(torch.nn.Module):
-    """Has room for the largest batch only while there are no recordings."""
+    """Has room for the largest batch only while there are no graphs."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.recorded = True
+        self.captured = True
 
     def forward(self, batch: torch.Tensor) -> torch.Tensor:
-        if self.recorded and len(batch) == 100:
+        if self.captured and len(batch) == 100:
             raise torch.cuda.OutOfMemoryError("CUDA out of memory")
         return batch.mean((2, 3))
 
 
-def test_recordings_are_given_up_where_the_largest_batch_needs_their_memory(
+def test_graphs_are_given_up_where_the_largest_batch_needs_their_memory(
     device: torch.device, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     module = ShortOfMemory()
     made = engine(device, module, cuda_graphs=True)
-    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: setattr(module, "recorded", False))
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: setattr(module, "captured", False))
     made.warm_up([1, 64, 100])
     assert "served without CUDA graphs" in caplog.text
     assert made.forward(np.zeros((100, 128, 128, 3), np.uint8)).shape == (100, 3)
 
 
-def test_where_no_recording_is_to_blame_too_large_a_batch_is_still_refused(
+def test_where_no_graph_is_to_blame_too_large_a_batch_is_still_refused(
     device: torch.device,
 ) -> None:
     made = engine(device, ShortOfMemory(), cuda_graphs=False)

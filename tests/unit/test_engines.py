@@ -24,11 +24,6 @@ EVERYTHING = {"torch", "onnxruntime"}
 
 
 @pytest.fixture
-def manifest() -> Manifest:
-    return read_manifest(DEBUG)
-
-
-@pytest.fixture
 def bare(tmp_path: Path) -> Manifest:
     """A bundle as timm writes it, without a graph."""
     hub_bundle(tmp_path / "bundle")

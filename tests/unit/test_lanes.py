@@ -18,7 +18,7 @@ import pytest
 from numpy.typing import NDArray
 
 from predictor.bundle.graph import open_graph
-from predictor.bundle.manifest import Manifest, read_golden_vectors, read_manifest
+from predictor.bundle.manifest import Manifest, read_golden_vectors
 from predictor.errors import (
     BundleError,
     DeadlineExceeded,
@@ -47,11 +47,6 @@ from tests.unit import decoders
 
 DEBUG = Path(__file__).parents[2] / "checkpoints" / "debug"
 PATIENCE_S = 30.0
-
-
-@pytest.fixture(scope="module")
-def manifest() -> Manifest:
-    return read_manifest(DEBUG)
 
 
 def network_of(graph: Path, manifest: Manifest) -> Network:

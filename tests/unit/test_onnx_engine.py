@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from predictor.bundle.files import GRAPH
 from predictor.bundle.graph import Session
 from predictor.bundle.loader import load_module
-from predictor.bundle.manifest import Manifest, read_manifest
+from predictor.bundle.manifest import Manifest
 from predictor.errors import BundleError
 from predictor.inference.cpus import usable_cpus
 from predictor.inference.onnx_engine import OnnxEngine
@@ -28,11 +28,6 @@ SIZE = (64, 64)
 def session(manifest: Manifest) -> Session:
     size = manifest.preprocessing.input_size
     return Session(manifest.path / GRAPH, input_size=size, num_classes=manifest.num_classes)
-
-
-@pytest.fixture(scope="module")
-def manifest() -> Manifest:
-    return read_manifest(DEBUG)
 
 
 @pytest.fixture(scope="module")

@@ -179,11 +179,6 @@ def test_a_cpu_has_as_many_lanes_as_the_caller_says_of_one_thread_each() -> None
 # A real network
 
 
-@pytest.fixture(scope="module")
-def manifest() -> Manifest:
-    return read_manifest(DEBUG_BUNDLE)
-
-
 @pytest.mark.parametrize("kind", ["uint8", "float32"])
 def test_a_batch_answers_what_its_pictures_answer_alone(manifest: Manifest, kind: str) -> None:
     """Company must not change an answer: a batch norm in training mode would."""
