@@ -75,11 +75,10 @@ def assert_as_timm(
     if preprocessing.interpolation in REACH and resized != size:
         off = np.abs(ours.astype(int) - timms)
         assert off.max() <= 2
-        # With bilinear weights many values lie just between two, most of all in a plain ratio of
-        # thumbnails.
-        bilinear = preprocessing.interpolation == "bilinear"
-        thumbnail = min(*size, *preprocessing.input_size) < 60
-        most = (0.25 if thumbnail else 0.05) if bilinear else 0.02
+        # In a plain ratio many values lie just between two, most of all with bilinear weights. In a
+        # photograph there are few of them: `assert_next_to_nothing`. A pixel too far, in noise, is
+        # tens off.
+        most = 0.25 if preprocessing.interpolation == "bilinear" else 0.05
         assert np.count_nonzero(off) <= 3 + most * off.size
     else:
         np.testing.assert_array_equal(ours, timms)
