@@ -239,11 +239,13 @@ class Admission:
             return self.inside
         own = self._places.held_by(caller)
         turns = (own + pictures) / self._weights.get(caller, 1)
-        others = sum(
-            min(held, turns * self._weights.get(name, 1))
-            for name, held in self._places.holders()
-            if name != caller
-        )
+        others = 0.0
+        if own < self.inside:
+            others = sum(
+                min(held, turns * self._weights.get(name, 1))
+                for name, held in self._places.holders()
+                if name != caller
+            )
         # What has been decoded already, and what is being decoded, no longer waits for its turn.
         begun = self.inside - undecoded + min(undecoded, self._costs.decoders)
         return max(own + others, begun)

@@ -111,9 +111,10 @@ def on_their_way(
 def outcomes_of(group: list[Item], logits: Logits) -> list[Outcome]:
     if logits.ndim != 2 or len(logits) != len(group):
         raise ValueError(f"engine answered {logits.shape} for {len(group)} pictures")
+    if np.isfinite(logits).all():
+        return list(zip(group, logits, strict=True))
     finite: NDArray[np.bool_] = np.logical_and.reduce(np.isfinite(logits), axis=1)
-    if not finite.all():
-        log.error("the network answered NaN or infinity", extra={"count": int((~finite).sum())})
+    log.error("the network answered NaN or infinity", extra={"count": int((~finite).sum())})
     return [
         (item, row if good else InternalError())
         for item, row, good in zip(group, logits, finite, strict=True)

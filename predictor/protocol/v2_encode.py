@@ -28,7 +28,7 @@ class OutputKind:
 
 
 def _probabilities(name: str, results: Sequence[Classification]) -> OutputTensor:
-    data = np.stack([result.probabilities for result in results]).astype(np.float32, copy=False)
+    data = np.array([result.probabilities for result in results], dtype=np.float32)
     return OutputTensor(name, "FP32", data.shape, data)
 
 

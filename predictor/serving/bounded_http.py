@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import uuid
-from typing import Any, Final, NoReturn
+from typing import Any, Final, NoReturn, cast
 
 import httptools
 from uvicorn.protocols.http.httptools_impl import (
@@ -177,7 +177,16 @@ class BoundedHttp(HttpToolsProtocol):
         self.cycle.transport = OneWrite(self.cycle, self.transport)  # type: ignore[assignment]
 
     def on_body(self, body: bytes) -> None:
+        """Keep a first piece, which mostly is the whole body, as it came: uvicorn would copy it
+        here, and again for who reads it. From the second on it stops reading as it would."""
         self._unparsed = 0
+        cycle = self.cycle
+        if not cycle.body and not cycle.response_complete:
+            cycle.body = body  # type: ignore[assignment]  # it is read by bytes(…) and len(…)
+            cycle.message_event.set()
+            return
+        if isinstance(cast(object, cycle.body), bytes):
+            cycle.body = bytearray(cycle.body)
         super().on_body(body)
 
     def on_message_complete(self) -> None:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 from predictor.errors import Overloaded
 from predictor.inference.places import Places
 
@@ -23,27 +20,28 @@ class ByteBudget:
     def held(self) -> int:
         return self._bytes.taken
 
-    @contextmanager
-    def hold(self, caller: str | None = None) -> Iterator[Hold]:
-        """One request's part, nothing at first, given back whole at the end.
+    def hold(self, caller: str | None = None) -> Hold:
+        """One request's part, for a `with`; nothing at first.
 
         Args:
             caller: whose share it is; None where callers are not told apart.
         """
-        hold = Hold(self._bytes, caller)
-        try:
-            yield hold
-        finally:
-            self._bytes.give_back(caller, hold.size)
+        return Hold(self._bytes, caller)
 
 
 class Hold:
-    """What one request holds."""
+    """What one request holds, given back whole at the end."""
 
     def __init__(self, budget: Places, caller: str | None) -> None:
         self.size = 0
         self._budget = budget
         self._caller = caller
+
+    def __enter__(self) -> Hold:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._budget.give_back(self._caller, self.size)
 
     def cover(self, size: int) -> None:
         """Hold at least `size` bytes in all.

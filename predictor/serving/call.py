@@ -28,6 +28,7 @@ class Call:
         accepted: it has shown its key, or needs none.
         deadline: `time.monotonic()` by which to answer, from when its head was accepted.
         promised: it was refused before, and comes when it was told to.
+        message_bytes: of its gRPC message.
         digests: SHA-256 of each picture.
     """
 
@@ -44,6 +45,7 @@ class Call:
     promised: bool = False
     allowance: Allowance | None = None
     model: ModelDescription | None = None
+    message_bytes: int = 0
     digests: Sequence[str] = field(default_factory=list)
     verdicts: Sequence[Verdict] = field(default_factory=list)
 

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable
-from typing import Any, Final
+from collections.abc import Coroutine
+from typing import Any, Final, cast
 
 from predictor.errors import (
     DeadlineExceeded,
@@ -21,6 +21,7 @@ from predictor.errors import (
 from predictor.inference.observer import CANCELLED
 from predictor.serving import bookkeeping
 from predictor.serving.byte_budget import Hold
+from predictor.serving.caller import Caller
 from predictor.serving.exchange import LINGER_S, Exchange
 from predictor.serving.http import (
     ClientDisconnected,
@@ -55,7 +56,7 @@ class Edge:
         exchange: Exchange = scope["state"]["exchange"]
         error: WireError | None = None
         try:
-            response = await self._answer(exchange, receive)
+            response = await self._answer(exchange, scope["state"], receive)
         except WireError as caught:
             let_go(caught)
             error = caught
@@ -72,7 +73,7 @@ class Edge:
         self._end(exchange, error.code if error else OK, error, response.status)
         await self._send(exchange, response, scope, receive, send)
 
-    async def _answer(self, exchange: Exchange, receive: Receive) -> HttpResponse:
+    async def _answer(self, exchange: Exchange, state: Any, receive: Receive) -> HttpResponse:
         if exchange.refusal is not None:
             raise exchange.refusal
         route = exchange.match.route
@@ -95,19 +96,19 @@ class Edge:
         ):
             try:
                 async with asyncio.timeout(max(0.0, request.deadline - time.monotonic())) as limit:
-                    request.body = await self._body(exchange, receive, hold)
-                    return await _run(route.handler(request), receive)
+                    request.body = await self._body(exchange, state["whole"](), receive, hold)
+                    return await _run(route.handler(request), state["caller"])
             except TimeoutError:
                 if limit.expired():
                     raise DeadlineExceeded(LATE) from None
                 raise
 
-    async def _body(self, exchange: Exchange, receive: Receive, hold: Hold) -> bytes:
+    async def _body(self, exchange: Exchange, whole: bool, receive: Receive, hold: Hold) -> bytes:
         limit = self._limits.max_request_bytes
         body = await read_body(
             receive,
             limit=limit,
-            timeout_s=self._limits.receive_timeout_s,
+            timeout_s=None if whole else self._limits.receive_timeout_s,
             taken_s=exchange.head_s,
             length=content_length(exchange.headers),
             hold=hold,
@@ -142,37 +143,30 @@ class Edge:
         bookkeeping.end(self._policy, exchange.call, code, error, method=method, status=status)
 
 
-async def _run(handler: Awaitable[HttpResponse], receive: Receive) -> HttpResponse:
+async def _run(handler: Coroutine[Any, Any, HttpResponse], caller: Caller) -> HttpResponse:
     """Run a handler until it answers, or its caller hangs up.
 
     In this very task: a request is counted inside before the next one is asked (`Policy.admit`)
     whether it may enter. With tasks between them a burst passes as one, to be refused when parsed.
     """
-    task = asyncio.current_task()
+    task = cast("asyncio.Task[None]", asyncio.current_task())
+    if caller.has_hung_up:
+        handler.close()
+        raise ClientDisconnected
     hung_up = False
 
-    def stop(watch: asyncio.Future[None]) -> None:
+    def stop() -> None:
         nonlocal hung_up
-        if task is not None and not watch.cancelled():
-            hung_up = True
-            task.cancel()
+        hung_up = True
+        task.cancel()
 
-    watch = asyncio.ensure_future(_disconnect(receive))
-    watch.add_done_callback(stop)
     try:
-        return await handler
+        with caller.watched(stop):
+            return await handler
     except asyncio.CancelledError:
-        if task is not None and hung_up and task.uncancel() == 0:
+        if hung_up and task.uncancel() == 0:
             raise ClientDisconnected from None
-        if task is None or task.cancelling():
+        if task.cancelling():
             raise
         # By something below us, not by our caller: never leave it unanswered.
         raise NotReady(STOPPING) from None
-    finally:
-        watch.remove_done_callback(stop)
-        watch.cancel()
-
-
-async def _disconnect(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass

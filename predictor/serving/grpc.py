@@ -67,7 +67,7 @@ class InferenceServicer:
         call = call_var.get()
         wire = WireRequest(
             parse=partial(self._parse, request),
-            size=request.ByteSize(),
+            size=call.message_bytes,  # gRPC's library would write it all down to count
             arrived=call.timeline.began,
             deadline=call.deadline,
             caller=call.key_id,

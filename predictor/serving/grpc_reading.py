@@ -83,6 +83,7 @@ class MessageReader:
                 )
             if not call.public:  # whoever has no key does not find the memory of keys used up
                 hold.cover(2 * len(raw))  # as it came, and parsed
+            call.message_bytes = len(raw)
             check_message_size(raw, shape, self._max_values)
             try:
                 return deserialize(raw)

@@ -6,6 +6,7 @@ import asyncio
 import time
 import zlib
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Final, TypeAlias
 
@@ -83,7 +84,7 @@ async def read_body(
     receive: Receive,
     *,
     limit: int,
-    timeout_s: float,
+    timeout_s: float | None,
     length: int | None,
     hold: Hold,
     taken_s: float = 0.0,
@@ -92,7 +93,7 @@ async def read_body(
 
     Args:
         limit: most bytes to hold.
-        timeout_s: the whole request must be here by then.
+        timeout_s: the whole request must be here by then; None where it is.
         length: what Content-Length says, so that an oversized body is refused unread.
         hold: grows with what is held.
         taken_s: of `timeout_s`, what the head has used.
@@ -104,8 +105,9 @@ async def read_body(
         if length > limit:
             raise PayloadTooLarge(_too_large(limit))
         hold.cover(length)
+    waiting = nullcontext() if timeout_s is None else asyncio.timeout(timeout_s - taken_s)
     try:
-        async with asyncio.timeout(timeout_s - taken_s):
+        async with waiting:
             chunks = await _chunks(receive, limit, hold)
     except TimeoutError:
         raise RequestTimeout(

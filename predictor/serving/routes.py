@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
+from typing import Any, TypeAlias
 
 from pydantic import BaseModel
 
 from predictor.serving.http import HttpRequest, HttpResponse
 
-Handler = Callable[[HttpRequest], Awaitable[HttpResponse]]
+Handler: TypeAlias = Callable[[HttpRequest], Coroutine[Any, Any, HttpResponse]]
 
 
 @dataclass(frozen=True, slots=True)

@@ -59,7 +59,7 @@ class _Formatter(JsonFormatter):
         message_dict: dict[str, Any],
     ) -> None:
         moment = datetime.fromtimestamp(record.created, UTC)
-        log_data["timestamp"] = moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        log_data["timestamp"] = moment.isoformat(timespec="milliseconds")[: -len("+00:00")] + "Z"
         log_data[self._severity_field] = record.levelname
         log_data["logger"] = record.name
         log_data["message"] = record.message
@@ -71,8 +71,8 @@ class _Formatter(JsonFormatter):
         for name, value in message_dict.items():
             log_data.setdefault(name, _finite(value))
         for name, value in record.__dict__.items():
-            if name not in _OWN and name not in log_data and not str(name).startswith("_"):
-                log_data[name] = _finite(value)
+            if name not in _OWN and name not in log_data and name[0] != "_":
+                log_data[name] = value if type(value) is str else _finite(value)
 
     def jsonify_log_record(self, log_data: dict[str, Any]) -> str:
         """By orjson; what it cannot say, or not in ASCII, by the standard library."""

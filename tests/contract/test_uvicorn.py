@@ -61,10 +61,16 @@ def test_what_is_set_and_read_of_a_server_at_its_start_is_there() -> None:
 
 def test_what_is_read_of_an_exchange_is_there() -> None:
     source = inspect.getsource(RequestResponseCycle.__init__)
-    named = ("more_body", "response_started", "response_complete", "keep_alive")
-    for name in (*named, "transport", "on_response"):
+    named = ("more_body", "response_started", "response_complete", "keep_alive", "disconnected")
+    for name in (*named, "body", "message_event", "transport", "on_response"):
         assert f"self.{name} = " in source
     assert httptools_impl.STATUS_LINE[408].startswith(b"HTTP/1.1 408 ")
+
+
+def test_a_body_is_read_as_bytes() -> None:
+    """So that it may be bytes, which are then not copied."""
+    assert '"body": bytes(self.body)' in inspect.getsource(RequestResponseCycle.receive)
+    assert "self.cycle.body += body" in inspect.getsource(HttpToolsProtocol.on_body)
 
 
 def test_what_is_asked_of_the_parser_is_there() -> None:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import gzip
 import signal
 import socket
 import struct
+import time
+from functools import partial
 
 import pytest
 
@@ -98,18 +101,39 @@ def test_requests_are_judged_in_their_turn(slow: ServerProcess, photo: bytes) ->
 
 
 def test_a_caller_that_goes_is_no_error_of_ours(slow: ServerProcess, photo: bytes) -> None:
-    """Nor where another of its requests waits behind the one being answered."""
+    """Nor where another of its requests waits behind the one being answered, which is given up."""
     with connect(slow) as raw:
         raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         raw.sendall(whole(slow, photo) * 2)
         until_on_device(slow)
 
-    def ended() -> bool | None:
-        return any(line["message"] == "request" for line in slow.log_lines()) or None
+    def ended() -> list[int]:
+        return [line["status"] for line in slow.log_lines() if line["message"] == "request"]
 
-    eventually(ended, PATIENCE_S, "the end of the request")
+    eventually(lambda: ended() or None, PATIENCE_S, "the end of the request")
     alive(slow)
+    assert ended() == [499]
     assert [line for line in slow.log_lines() if line["level"] in ("ERROR", "CRITICAL")] == []
+
+
+def test_a_caller_that_goes_while_its_body_is_inflated_is_gone(
+    slow: ServerProcess, photo: bytes
+) -> None:
+    body = gzip.compress(photo + bytes(8 * 1024 * 1024))
+    lines = (f"Content-Length: {len(body)}", "Content-Type: image/jpeg", "Content-Encoding: gzip")
+
+    def ended(count: int) -> list[int] | None:
+        found = [line["status"] for line in slow.log_lines() if line["message"] == "request"]
+        return found if len(found) == count else None
+
+    for number, pause_s in enumerate((0.0, 0.005, 0.02), 1):
+        with connect(slow) as raw:
+            raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            raw.sendall(head(slow, *lines) + body)
+            time.sleep(pause_s)
+        found = eventually(partial(ended, number), PATIENCE_S, "the end of it")
+        assert set(found) == {499}
+    alive(slow)
 
 
 def test_a_stop_waits_for_the_body_of_a_refused_request(slow: ServerProcess) -> None:
