@@ -28,7 +28,7 @@ _ERROR_BOUNDS: Final = (0.25, 4.0)
 _TELLING_S: Final = 0.005
 """Shorter expectations are not learned from: scheduling noise is as long."""
 _SOONEST_RETRY_S: Final = 0.05
-_SOONEST_BY_ANY_PROTOCOL_S: Final = 1.0
+_STEP_BY_ANY_PROTOCOL_S: Final = 1.0
 """The same where it is not known which protocol will tell it: HTTP's `Retry-After` has seconds."""
 _COMEBACK_SHARE: Final = 0.5
 """How much of what is answered is promised to refused requests that come back; the rest is for
@@ -80,7 +80,7 @@ class Admission:
         *,
         caller: str | None = None,
         deadline: float | None = None,
-        soonest_retry_s: float = _SOONEST_RETRY_S,
+        retry_step_s: float = 0.0,
     ) -> bool:
         """Refuse a request, of which only the head is known, that could not be answered by
         `deadline` (`time.monotonic()`) even if it held one picture.
@@ -90,7 +90,7 @@ class Admission:
         late for reasons that refusing does not mend, such as the refusals themselves.
 
         Args:
-            soonest_retry_s: the shortest time after which its protocol can tell it to retry.
+            retry_step_s: its protocol tells it multiples of this only; 0 for any time.
 
         Returns:
             Whether it is let in because it was promised this moment; `enter` has to know.
@@ -107,7 +107,7 @@ class Admission:
             return False
         in_time = takes <= self._allowed_s(remaining, _PROMISED_SHARE)
         if not (in_time and self._comebacks[caller].keep(now)):
-            raise self._would_be_late(late, 1, caller, remaining, soonest_retry_s)
+            raise self._would_be_late(late, 1, caller, remaining, retry_step_s)
         return True
 
     def check_again(
@@ -192,13 +192,13 @@ class Admission:
         pictures: int,
         caller: str | None,
         remaining: float,
-        soonest_s: float = _SOONEST_BY_ANY_PROTOCOL_S,
+        step_s: float = _STEP_BY_ANY_PROTOCOL_S,
     ) -> Overloaded:
         alone = self._cost_s(pictures, undecoded=self.inside)  # as if nothing inside were decoded
         if alone > remaining:  # whenever it comes: it takes nobody's turn
-            retry_after_s = max(_SOONEST_RETRY_S, late * _SPREAD, soonest_s)
+            retry_after_s = max(_SOONEST_RETRY_S, late * _SPREAD, step_s)
         else:
-            retry_after_s = self._retry_after_s(late, pictures, caller, soonest_s)
+            retry_after_s = self._retry_after_s(late, pictures, caller, step_s)
         return Overloaded(
             "the answer could not be ready within the request's deadline; retry later",
             retry_after_s=retry_after_s,
@@ -210,14 +210,14 @@ class Admission:
         seconds: float,
         pictures: int,
         caller: str | None,
-        soonest_s: float = _SOONEST_BY_ANY_PROTOCOL_S,
+        step_s: float = _STEP_BY_ANY_PROTOCOL_S,
     ) -> float:
         now = time.monotonic()
         turn = self._comebacks[caller].promise(
             now,
             now + max(_SOONEST_RETRY_S, seconds * _SPREAD),
             apart_s=pictures * self._costs.pace_s() / (_COMEBACK_SHARE * self._share_of(caller)),
-            not_before=now + soonest_s,
+            step_s=step_s,
         )
         return turn - now
 

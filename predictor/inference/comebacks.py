@@ -9,7 +9,8 @@ gets free needs no promise.
 
 from __future__ import annotations
 
-import heapq
+import math
+from bisect import bisect_left, insort
 from typing import Final
 
 _HORIZON_S: Final = 3.0
@@ -26,36 +27,51 @@ class Comebacks:
 
     def __init__(self) -> None:
         self._next_free = 0.0
-        self._promised: list[float] = []  # a heap: over HTTP, later ones may be due earlier
+        self._promised: list[float] = []  # in order
 
-    def promise(self, now: float, earliest: float, *, apart_s: float, not_before: float) -> float:
+    def promise(self, now: float, earliest: float, *, apart_s: float, step_s: float) -> float:
         """Return when one more refused request should come back: one after the other, or all would
         come at once, and all but the first be refused again.
 
         Args:
             earliest: when there will be room.
             apart_s: seconds between this one's time and the next one's.
-            not_before: no time before can be told.
+            step_s: what the caller is told is rounded up to multiples of this, counted from `now`;
+                0 where it is not.
         """
         self._forget(now)
+        apart_s = max(apart_s, _APART_S)
+        if step_s and (turn := self._in_steps(now, earliest, apart_s, step_s)) is not None:
+            insort(self._promised, turn)
+            return turn
         turn = max(earliest, self._next_free)
         last = earliest + _HORIZON_S
         if turn >= last:  # the line is full
-            return max(last, not_before)
-        self._next_free = min(turn + max(apart_s, _APART_S), last)
+            return max(last, now + step_s)
+        self._next_free = min(turn + apart_s, last)
         # The line does not move with it: what is before that moment is for who can be told.
-        turn = max(turn, not_before)
-        heapq.heappush(self._promised, turn)
+        turn = max(turn, now + step_s)
+        insort(self._promised, turn)
         return turn
+
+    def _in_steps(self, now: float, earliest: float, apart_s: float, step_s: float) -> float | None:
+        """The first time that nobody was promised of those that need no rounding. There are few,
+        but other ones for each moment of refusal; those refused at once cannot all have one."""
+        first = max(1, math.ceil((earliest - now) / step_s))
+        for step in range(first, math.floor(_HORIZON_S / step_s) + 1):
+            turn = now + step * step_s
+            place = bisect_left(self._promised, turn - apart_s)
+            if place == len(self._promised) or self._promised[place] >= turn + apart_s:
+                return turn
+        return None
 
     def keep(self, now: float) -> bool:
         """Whether somebody was promised this moment, and has not come yet; now he has."""
         self._forget(now)
         if not self._promised or self._promised[0] > now:
             return False
-        heapq.heappop(self._promised)
+        del self._promised[0]
         return True
 
     def _forget(self, now: float) -> None:
-        while self._promised and self._promised[0] < now - _KEPT_S:
-            heapq.heappop(self._promised)
+        del self._promised[: bisect_left(self._promised, now - _KEPT_S)]

@@ -23,7 +23,7 @@ from predictor.telemetry.tracing import Tracer
 
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 LATE = "the answer was not ready within the request's deadline"
-SOONEST_RETRY_S: Final = {"http": 1.0, "grpc": 0.0}
+RETRY_STEP_S: Final = {"http": 1.0, "grpc": 0.0}
 """`Retry-After` is in whole seconds (RFC 9110, 10.2.3): who is promised half a second cannot be
 told, comes at another time, and finds no place."""
 TIMEOUT_MS = re.compile(r"[1-9][0-9]{0,8}")
@@ -135,7 +135,7 @@ class Policy:
             call.promised = self.admission.check(
                 caller=call.key_id,
                 deadline=call.deadline,
-                soonest_retry_s=SOONEST_RETRY_S[call.protocol],
+                retry_step_s=RETRY_STEP_S[call.protocol],
             )
 
     @contextmanager

@@ -10,7 +10,7 @@ from predictor.inference.comebacks import Comebacks
 def test_promises_are_told_apart_and_end() -> None:
     line = Comebacks()
     assert not line.keep(0.0)
-    told = [line.promise(9.0, 10.0, apart_s=0.1, not_before=0.0) for _ in range(3)]
+    told = [line.promise(9.0, 10.0, apart_s=0.1, step_s=0.0) for _ in range(3)]
     assert told == pytest.approx([10.0, 10.1, 10.2])
     assert not line.keep(9.9)
     assert line.keep(10.15)
@@ -19,18 +19,28 @@ def test_promises_are_told_apart_and_end() -> None:
     assert not line.keep(20.0), "it never came"
 
 
-def test_who_cannot_be_told_less_than_a_second_is_promised_the_second() -> None:
+def test_who_is_told_whole_seconds_is_promised_the_moment_he_will_come() -> None:
     line = Comebacks()
-    assert line.promise(10.0, 10.0, apart_s=0.1, not_before=11.0) == 11.0
-    assert line.promise(10.0, 10.0, apart_s=0.1, not_before=0.0) == pytest.approx(10.1)
-    assert line.keep(10.2)
-    assert not line.keep(10.9)
-    assert line.keep(11.0)
+    moments = (10.0, 10.05, 10.2, 10.95)
+    told = [line.promise(now, now + 0.05, apart_s=0.1, step_s=1.0) for now in moments]
+    assert told == pytest.approx([11.0, 12.05, 11.2, 11.95]), "as far apart as answers are"
+    assert line.promise(10.99, 12.5, apart_s=0.1, step_s=1.0) == pytest.approx(12.99), "not sooner"
+    assert [line.keep(now) for now in (10.99, 11.01, 11.02, 11.21)] == [False, True, False, True]
+
+
+def test_of_those_refused_at_once_some_are_promised_other_times() -> None:
+    """They could be told three seconds of their own between them; the line has room for more."""
+    line = Comebacks()
+    told = [line.promise(10.0, 10.05, apart_s=0.1, step_s=1.0) for _ in range(40)]
+    assert told[:3] == [11.0, 12.0, 13.0]
+    assert told[3:13] == [11.0] * 10, "before that moment is no time that they can be told"
+    assert told[13:33] == pytest.approx([11.05 + 0.1 * number for number in range(20)])
+    assert told[33:] == pytest.approx([13.05] * 7)
 
 
 def test_a_full_line_promises_nothing_more() -> None:
     line = Comebacks()
-    told = [line.promise(0.0, 0.0, apart_s=1.0, not_before=0.0) for _ in range(1000)]
+    told = [line.promise(0.0, 0.0, apart_s=1.0, step_s=0.0) for _ in range(1000)]
     assert told[:4] == [0.0, 1.0, 2.0, 3.0]
     assert set(told[4:]) == {3.0}
     assert not line.keep(3.0), "what was due long ago is gone, and nobody was promised the end"
@@ -38,14 +48,14 @@ def test_a_full_line_promises_nothing_more() -> None:
 
 def test_one_large_request_does_not_fill_the_line_for_long() -> None:
     line = Comebacks()
-    line.promise(0.0, 0.0, apart_s=60.0, not_before=0.0)
-    assert line.promise(3.0, 3.0, apart_s=0.1, not_before=0.0) == 3.0
+    line.promise(0.0, 0.0, apart_s=60.0, step_s=0.0)
+    assert line.promise(3.0, 3.0, apart_s=0.1, step_s=0.0) == 3.0
 
 
 def test_promises_are_a_millisecond_apart_before_any_cost_is_known() -> None:
     line = Comebacks()
     for _ in range(10_000):
-        line.promise(0.0, 0.0, apart_s=0.0, not_before=0.0)
+        line.promise(0.0, 0.0, apart_s=0.0, step_s=0.0)
     assert len(line._promised) <= 3001
 
 
@@ -53,5 +63,5 @@ def test_promises_are_a_millisecond_apart_before_any_cost_is_known() -> None:
 def test_promises_that_nobody_comes_for_are_forgotten(apart_s: float) -> None:
     line = Comebacks()
     for step in range(100_000):
-        line.promise(step / 1000, step / 1000 + 0.1, apart_s=apart_s, not_before=0.0)
+        line.promise(step / 1000, step / 1000 + 0.1, apart_s=apart_s, step_s=0.0)
     assert len(line._promised) <= 4000, "a horizon of them, a millisecond apart"
