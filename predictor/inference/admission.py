@@ -28,8 +28,11 @@ _ERROR_BOUNDS: Final = (0.25, 4.0)
 _TELLING_S: Final = 0.005
 """Shorter expectations are not learned from: scheduling noise is as long."""
 _SOONEST_RETRY_S: Final = 0.05
+_UNHURRIED_S: Final = 0.25
+"""As long as it may wait for an answer, up to this, a refused caller can wait before it asks again:
+those who come sooner are mostly refused again, and each refusal takes time of the answers."""
 _STEP_BY_ANY_PROTOCOL_S: Final = 1.0
-"""The same where it is not known which protocol will tell it: HTTP's `Retry-After` has seconds."""
+"""What is told is rounded to, where it is not known which protocol tells it: HTTP's seconds."""
 _COMEBACK_SHARE: Final = 0.5
 """How much of what is answered is promised to refused requests that come back; the rest is for
 those who ask for the first time. `make bench` says how many of those who come back find a place."""
@@ -90,7 +93,7 @@ class Admission:
         late for reasons that refusing does not mend, such as the refusals themselves.
 
         Args:
-            retry_step_s: its protocol tells it multiples of this only; 0 for any time.
+            retry_step_s: its protocol rounds what it tells up to multiples of this; 0 where not.
 
         Returns:
             Whether it is let in because it was promised this moment; `enter` has to know.
@@ -155,7 +158,12 @@ class Admission:
         if not self._places.take(caller, pictures):
             raise Overloaded(
                 "too many pictures are waiting already; retry later",
-                retry_after_s=self._retry_after_s(self.expected_s(pictures), pictures, caller),
+                retry_after_s=self._turn_s(
+                    max(_SOONEST_RETRY_S, self.expected_s(pictures) * _SPREAD),
+                    pictures,
+                    caller,
+                    _STEP_BY_ANY_PROTOCOL_S,
+                ),
                 reason="pictures",
             )
         undecoded = self._costs.undecoded() + pictures  # these are not in the pool yet
@@ -194,28 +202,24 @@ class Admission:
         remaining: float,
         step_s: float = _STEP_BY_ANY_PROTOCOL_S,
     ) -> Overloaded:
+        retry_after_s = max(_SOONEST_RETRY_S, late * _SPREAD, min(remaining, _UNHURRIED_S))
         alone = self._cost_s(pictures, undecoded=self.inside)  # as if nothing inside were decoded
         if alone > remaining:  # whenever it comes: it takes nobody's turn
-            retry_after_s = max(_SOONEST_RETRY_S, late * _SPREAD, step_s)
+            retry_after_s = max(retry_after_s, step_s)
         else:
-            retry_after_s = self._retry_after_s(late, pictures, caller, step_s)
+            retry_after_s = self._turn_s(retry_after_s, pictures, caller, step_s)
         return Overloaded(
             "the answer could not be ready within the request's deadline; retry later",
             retry_after_s=retry_after_s,
             reason="late",
         )
 
-    def _retry_after_s(
-        self,
-        seconds: float,
-        pictures: int,
-        caller: str | None,
-        step_s: float = _STEP_BY_ANY_PROTOCOL_S,
-    ) -> float:
+    def _turn_s(self, earliest_s: float, pictures: int, caller: str | None, step_s: float) -> float:
+        """Seconds until a turn of its own, no sooner than in `earliest_s`."""
         now = time.monotonic()
         turn = self._comebacks[caller].promise(
             now,
-            now + max(_SOONEST_RETRY_S, seconds * _SPREAD),
+            now + earliest_s,
             apart_s=pictures * self._costs.pace_s() / (_COMEBACK_SHARE * self._share_of(caller)),
             step_s=step_s,
         )

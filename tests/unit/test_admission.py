@@ -194,6 +194,17 @@ def test_who_comes_back_when_told_goes_in_front_of_who_comes_unasked(clock: Cloc
         assert subject.inside == 12
 
 
+@pytest.mark.parametrize(("deadline_s", "wait_s"), [(0.2, 0.2), (0.24, 0.24), (1.29, 0.25)])
+def test_a_refused_caller_is_told_to_wait_as_long_as_for_an_answer(
+    clock: Clock, deadline_s: float, wait_s: float
+) -> None:
+    """Up to some time: it would fit much sooner, by as little as it is late."""
+    subject = admission((1, 0.1), (8, 0.4))
+    with ExitStack() as stack:
+        hold(subject, stack, None, 3 if deadline_s < 1 else 12)
+        assert refused_for(subject, clock.now + deadline_s) == pytest.approx(wait_s)
+
+
 def test_a_promise_does_not_make_up_for_time_that_is_not_there(clock: Clock) -> None:
     subject = admission((1, 0.1), (8, 0.4))
     with ExitStack() as stack:
