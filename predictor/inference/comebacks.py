@@ -41,24 +41,22 @@ class Comebacks:
         """
         self._forget(now)
         apart_s = max(apart_s, _APART_S)
-        if step_s and (turn := self._in_steps(now, earliest, apart_s, step_s)) is not None:
-            insort(self._promised, turn)
-            return turn
-        turn = max(earliest, self._next_free)
-        last = earliest + _HORIZON_S
+        turn, last = max(earliest, self._next_free), earliest + _HORIZON_S
         if turn >= last:  # the line is full
             return max(last, now + step_s)
-        self._next_free = min(turn + apart_s, last)
+        self._next_free = turn + min(apart_s, _HORIZON_S)
         # The line does not move with it: what is before that moment is for who can be told.
-        turn = max(turn, now + step_s)
+        turn = self._in_steps(now, earliest, apart_s, step_s) or max(turn, now + step_s)
         insort(self._promised, turn)
         return turn
 
     def _in_steps(self, now: float, earliest: float, apart_s: float, step_s: float) -> float | None:
         """The first time that nobody was promised of those that need no rounding. There are few,
         but other ones for each moment of refusal; those refused at once cannot all have one."""
+        if not step_s:
+            return None
         first = max(1, math.ceil((earliest - now) / step_s))
-        for step in range(first, math.floor(_HORIZON_S / step_s) + 1):
+        for step in range(first, first + math.floor(_HORIZON_S / step_s)):
             turn = now + step * step_s
             place = bisect_left(self._promised, turn - apart_s)
             if place == len(self._promised) or self._promised[place] >= turn + apart_s:

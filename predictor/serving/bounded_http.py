@@ -59,6 +59,7 @@ class BoundedHttp(HttpToolsProtocol):
         self._head_fields = 0
         self._unparsed = 0  # bytes since the last that belonged to a head or body
         self._unsent_since: float | None = None
+        self._answering: RequestResponseCycle | None = None  # the last that was begun with
         self._deaf = False  # what arrives is not read any more; an answer is still owed
 
     # The connection's life
@@ -176,6 +177,10 @@ class BoundedHttp(HttpToolsProtocol):
             self.cycle.keep_alive = False
         self.cycle.transport = OneWrite(self.cycle, self.transport)  # type: ignore[assignment]
 
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        self._answering = cycle
+        super()._start_asgi_task(cycle, app)
+
     def on_body(self, body: bytes) -> None:
         """Keep a first piece, which mostly is the whole body, as it came: uvicorn would copy it
         here, and again for who reads it. From the second on it stops reading as it would."""
@@ -238,6 +243,9 @@ class BoundedHttp(HttpToolsProtocol):
         self._shared.count(error.code)
         self._shared.idle.pop(self, None)
         cycle: RequestResponseCycle | None = self.cycle
+        if self.pipeline and cycle is not None and cycle.more_body:  # it is the last in the queue
+            self.pipeline.popleft()
+            cycle = self.pipeline[0][0] if self.pipeline else self._answering
         if cycle is not None and not cycle.response_complete and not cycle.more_body:
             self._deaf = True
             cycle.keep_alive = False

@@ -21,7 +21,6 @@ from predictor.errors import (
 from predictor.inference.observer import CANCELLED
 from predictor.serving import bookkeeping
 from predictor.serving.byte_budget import Hold
-from predictor.serving.caller import Caller
 from predictor.serving.exchange import LINGER_S, Exchange
 from predictor.serving.http import (
     ClientDisconnected,
@@ -35,6 +34,7 @@ from predictor.serving.http import (
     read_body,
 )
 from predictor.serving.lifecycle import Lifecycle
+from predictor.serving.peer import Peer
 from predictor.serving.policy import LATE, Policy
 from predictor.settings import LimitSettings
 from predictor.telemetry.recording import OK
@@ -97,7 +97,7 @@ class Edge:
             try:
                 async with asyncio.timeout(max(0.0, request.deadline - time.monotonic())) as limit:
                     request.body = await self._body(exchange, state["whole"](), receive, hold)
-                    return await _run(route.handler(request), state["caller"])
+                    return await run(route.handler(request), state["peer"])
             except TimeoutError:
                 if limit.expired():
                     raise DeadlineExceeded(LATE) from None
@@ -143,14 +143,18 @@ class Edge:
         bookkeeping.end(self._policy, exchange.call, code, error, method=method, status=status)
 
 
-async def _run(handler: Coroutine[Any, Any, HttpResponse], caller: Caller) -> HttpResponse:
-    """Run a handler until it answers, or its caller hangs up.
+async def run(handler: Coroutine[Any, Any, HttpResponse], peer: Peer) -> HttpResponse:
+    """Run a handler until it answers, or its peer hangs up.
 
     In this very task: a request is counted inside before the next one is asked (`Policy.admit`)
     whether it may enter. With tasks between them a burst passes as one, to be refused when parsed.
+
+    Raises:
+        ClientDisconnected: the peer has hung up.
+        NotReady: something below cancelled it.
     """
     task = cast("asyncio.Task[None]", asyncio.current_task())
-    if caller.has_hung_up:
+    if peer.has_hung_up:
         handler.close()
         raise ClientDisconnected
     hung_up = False
@@ -161,12 +165,12 @@ async def _run(handler: Coroutine[Any, Any, HttpResponse], caller: Caller) -> Ht
         task.cancel()
 
     try:
-        with caller.watched(stop):
+        with peer.watched(stop):
             return await handler
     except asyncio.CancelledError:
         if hung_up and task.uncancel() == 0:
             raise ClientDisconnected from None
         if task.cancelling():
             raise
-        # By something below us, not by our caller: never leave it unanswered.
+        # By something below us, not by our peer: never leave it unanswered.
         raise NotReady(STOPPING) from None

@@ -14,11 +14,11 @@ import httptools
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCycle
 
 from predictor.serving.bounded_http import MAX_PIPELINED, BoundedHttp
-from predictor.serving.caller import Caller
 from predictor.serving.connections import Connections
 from predictor.serving.exchange import LINGER_S, Exchange
 from predictor.serving.http import HttpResponse
 from predictor.serving.intake import Intake
+from predictor.serving.peer import Peer
 
 
 def _whole(cycle: RequestResponseCycle) -> Callable[[], bool]:
@@ -27,15 +27,14 @@ def _whole(cycle: RequestResponseCycle) -> Callable[[], bool]:
 
 
 class IntakeHttp(BoundedHttp):
-    """Leaves the edge, in the scope's state: the `exchange`; its `caller`; whether its body is
+    """Leaves the edge, in the scope's state: the `exchange`; the `peer`; whether its body is
     `whole`; how to let the connection `linger` for the rest of it; and how to `close` it behind
     its answer."""
 
     def __init__(self, shared: Connections, intake: Intake, **options: Any) -> None:
         super().__init__(shared, **options)
         self._intake = intake
-        self._caller = Caller()
-        self._answering: RequestResponseCycle | None = None
+        self._peer = Peer(self._listen)
         self._answered_at: float | None = None  # when a request was whose body is still arriving
         self._in_a_row = 0  # requests of one packet that were refused without a task
         self._is_last = False  # the server stops: nothing is wanted behind that body
@@ -44,7 +43,7 @@ class IntakeHttp(BoundedHttp):
         super().connection_lost(exc)
         if self._answering is not None:  # uvicorn tells the newest, which may wait behind it
             self._answering.disconnected = True
-        self._caller.hang_up()
+        self._peer.hang_up()
 
     def check(self, now: float) -> None:
         if self._answered_at is not None and now - self._answered_at > LINGER_S:
@@ -76,7 +75,7 @@ class IntakeHttp(BoundedHttp):
             return
         state = self.scope["state"]
         state["head_s"] = head_s
-        state["caller"] = self._caller
+        state["peer"] = self._peer
         state["linger"], state["close"] = self._linger, self._close_after_answer
         super().begin(head_s)
         state["whole"] = _whole(self.cycle)
@@ -149,6 +148,9 @@ class IntakeHttp(BoundedHttp):
         room like one who sends nothing."""
         if not self.transport.is_closing():
             self._shared.idle[self] = None
+
+    def _listen(self) -> None:
+        self.flow.resume_reading()
 
     def _close_after_answer(self) -> None:
         """For the edge, whose answer is out while the request's body is not all here: the request

@@ -71,7 +71,7 @@ class _Formatter(JsonFormatter):
         for name, value in message_dict.items():
             log_data.setdefault(name, _finite(value))
         for name, value in record.__dict__.items():
-            if name not in _OWN and name not in log_data and name[0] != "_":
+            if name not in _OWN and name not in log_data and not str(name).startswith("_"):
                 log_data[name] = value if type(value) is str else _finite(value)
 
     def jsonify_log_record(self, log_data: dict[str, Any]) -> str:

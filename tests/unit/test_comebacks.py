@@ -33,9 +33,26 @@ def test_of_those_refused_at_once_some_are_promised_other_times() -> None:
     line = Comebacks()
     told = [line.promise(10.0, 10.05, apart_s=0.1, step_s=1.0) for _ in range(40)]
     assert told[:3] == [11.0, 12.0, 13.0]
-    assert told[3:13] == [11.0] * 10, "before that moment is no time that they can be told"
-    assert told[13:33] == pytest.approx([11.05 + 0.1 * number for number in range(20)])
-    assert told[33:] == pytest.approx([13.05] * 7)
+    assert told[3:10] == [11.0] * 7, "before that moment is no time that they can be told"
+    assert told[10:30] == pytest.approx([11.05 + 0.1 * number for number in range(20)])
+    assert told[30:] == pytest.approx([13.05] * 10)
+
+
+def test_whole_seconds_are_promised_as_far_ahead_as_others() -> None:
+    line = Comebacks()
+    told = [line.promise(10.0, 13.4, apart_s=0.1, step_s=1.0) for _ in range(4)]
+    assert told == pytest.approx([14.0, 15.0, 16.0, 13.7])
+
+
+@pytest.mark.parametrize("step_s", [0.0, 1.0])
+def test_a_steady_flow_is_promised_no_more_than_its_share(step_s: float) -> None:
+    """Thirty refusals a second, of which ten can be promised something."""
+    line, kept = Comebacks(), 0
+    for number in range(600):
+        now = 10.0 + number / 30
+        line.promise(now, now + 0.05, apart_s=0.1, step_s=step_s)
+        kept += line.keep(now)
+    assert 0.9 * 200 <= kept + len(line._promised) <= 200 + 30, "the line is three seconds long"
 
 
 def test_a_full_line_promises_nothing_more() -> None:
