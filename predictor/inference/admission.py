@@ -32,7 +32,7 @@ _UNHURRIED_S: Final = 0.25
 """As long as it may wait for an answer, up to this, a refused caller can wait before it asks again:
 those who come sooner are mostly refused again, and each refusal takes time of the answers."""
 _STEP_BY_ANY_PROTOCOL_S: Final = 1.0
-"""What is told is rounded to, where it is not known which protocol tells it: HTTP's seconds."""
+"""What a time to retry is rounded up to where it is not known which protocol will tell it."""
 _COMEBACK_SHARE: Final = 0.5
 """How much of what is answered is promised to refused requests that come back; the rest is for
 those who ask for the first time. `make bench` says how many of those who come back find a place."""

@@ -49,9 +49,13 @@ class _Graph:
         return self.logits[: len(pictures)]
 
 
+def _stream(device: torch.device) -> torch.cuda.Stream:
+    return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]  # torch has no types here
+
+
 def _sleeping_event() -> torch.cuda.Event:
     """One that is waited for asleep: by default CUDA keeps a core busy until it comes."""
-    return torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]  # untyped
+    return torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]  # torch has no types
 
 
 class CudaNetwork:
@@ -69,8 +73,7 @@ class CudaNetwork:
         self._network = network
         self._device = device
         torch.cuda.synchronize(device)  # the streams below wait for no weights on another
-        self._copies = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]  # untyped
-        self._forwards = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]  # untyped
+        self._copies, self._forwards = _stream(device), _stream(device)
         self._launching = threading.Lock()
         self._memory = torch.cuda.graph_pool_handle()
         self._graphs: list[_Graph] = []  # the smallest first

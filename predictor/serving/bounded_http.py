@@ -75,6 +75,8 @@ class BoundedHttp(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._shared.forget(self)
         super().connection_lost(exc)
+        if self._answering is not None:  # uvicorn tells the newest, which may wait behind it
+            self._answering.disconnected = True
 
     def check(self, now: float) -> None:
         """End what has taken too long. Called about every second."""
@@ -187,7 +189,7 @@ class BoundedHttp(HttpToolsProtocol):
         self._unparsed = 0
         cycle = self.cycle
         if not cycle.body and not cycle.response_complete:
-            cycle.body = body  # type: ignore[assignment]  # it is read by bytes(…) and len(…)
+            cycle.body = body  # type: ignore[assignment]  # uvicorn reads it by bytes(…) only
             cycle.message_event.set()
             return
         if isinstance(cast(object, cycle.body), bytes):

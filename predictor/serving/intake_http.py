@@ -41,8 +41,6 @@ class IntakeHttp(BoundedHttp):
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
-        if self._answering is not None:  # uvicorn tells the newest, which may wait behind it
-            self._answering.disconnected = True
         self._peer.hang_up()
 
     def check(self, now: float) -> None:

@@ -14,7 +14,6 @@ import pytest
 
 from predictor.errors import (
     InvalidRequest,
-    NotReady,
     Overloaded,
     PayloadTooLarge,
     RequestTimeout,
@@ -26,7 +25,6 @@ from predictor.protocol.json_size import check_json_size
 from predictor.security.api_keys import ApiKeys, Key
 from predictor.serving.byte_budget import ByteBudget, Hold
 from predictor.serving.call import Call
-from predictor.serving.edge import run
 from predictor.serving.http import (
     ClientDisconnected,
     HttpRequest,
@@ -35,7 +33,6 @@ from predictor.serving.http import (
     drain,
     read_body,
 )
-from predictor.serving.peer import Peer
 from predictor.serving.policy import Policy, request_id
 from predictor.serving.routes import Route, Routes
 from predictor.settings import LimitSettings
@@ -189,58 +186,6 @@ async def test_a_body_that_stops_coming_times_out() -> None:
 async def test_the_time_of_the_head_counts() -> None:
     with pytest.raises(RequestTimeout):
         await read_body(Messages([]), limit=3, timeout_s=600, taken_s=600, length=None, hold=hold())
-
-
-async def forever() -> HttpResponse:
-    await asyncio.Event().wait()
-    raise AssertionError("nothing sets it")
-
-
-async def test_what_nobody_waits_for_is_not_begun() -> None:
-    peer = Peer(lambda: None)
-    peer.hang_up()
-    with pytest.raises(ClientDisconnected):
-        await run(forever(), peer)
-
-
-async def test_what_nobody_waits_for_any_more_ends() -> None:
-    listening = asyncio.Event()
-    peer = Peer(listening.set)
-    task = asyncio.create_task(run(forever(), peer))
-    await listening.wait()
-    peer.hang_up()
-    with pytest.raises(ClientDisconnected):
-        await task
-    assert not task.cancelled()
-
-
-async def test_a_stop_in_the_moment_of_a_hang_up_is_a_stop() -> None:
-    listening = asyncio.Event()
-    peer = Peer(listening.set)
-    task = asyncio.create_task(run(forever(), peer))
-    await listening.wait()
-    peer.hang_up()
-    task.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await task
-
-
-async def test_what_is_cancelled_from_below_is_answered() -> None:
-    async def cancelled() -> HttpResponse:
-        raise asyncio.CancelledError
-
-    with pytest.raises(NotReady):
-        await run(cancelled(), Peer(lambda: None))
-
-
-async def test_who_hangs_up_after_the_answer_ends_nothing() -> None:
-    async def answer() -> HttpResponse:
-        return HttpResponse(b"")
-
-    peer = Peer(lambda: None)
-    await run(answer(), peer)
-    peer.hang_up()
-    await asyncio.sleep(0)
 
 
 async def test_a_caller_that_hangs_up_while_sending_is_gone() -> None:

@@ -10,7 +10,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from predictor.bundle.files import CONFIG, REALFAKE, WEIGHTS, write_realfake_json
+from predictor.bundle.manifest import read_manifest
+from predictor.errors import BundleError
 
 ARCHITECTURE = "test_efficientnet"
 CONFIG_FIELDS: dict[str, Any] = {
@@ -123,3 +127,10 @@ def files_no_larger_than(limit: int) -> Iterator[None]:
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def refusal(path: Path, **options: bool) -> str:
+    """What is said of a bundle that is not to be served."""
+    with pytest.raises(BundleError) as refused:
+        read_manifest(path, **options)
+    return refused.value.message

@@ -9,6 +9,7 @@ import pytest
 
 from predictor.bundle.manifest import Manifest, read_manifest
 from predictor.settings import Settings
+from tests.unit.bundles import described
 from tests.unit.gated_engine import Engine
 
 DEBUG_BUNDLE = Path(__file__).parents[2] / "checkpoints" / "debug"
@@ -36,3 +37,9 @@ def settings() -> Settings:
             "batching": {"max_batch_size": 4},
         }
     )
+
+
+@pytest.fixture
+def bundle(tmp_path: Path) -> Path:
+    """Described in full; its weights are none."""
+    return described(tmp_path / "bundle")

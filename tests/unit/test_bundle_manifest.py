@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import math
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +11,12 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from safetensors.numpy import save_file
 
-from predictor.bundle.files import CONFIG, GOLDEN, REALFAKE, WEIGHTS, sha256, write_realfake_json
+from predictor.bundle.files import CONFIG, REALFAKE, WEIGHTS, sha256, write_realfake_json
 from predictor.bundle.manifest import (
     DEFAULT_CROP_PCT,
     IMAGENET_MEAN,
     Manifest,
-    read_golden_vectors,
     read_manifest,
 )
 from predictor.bundle.reference import Reference
@@ -29,23 +25,11 @@ from predictor.errors import BundleError
 from tests.unit.bundles import (
     CONFIG_FIELDS,
     OWN_FIELDS,
-    as_nobody,
-    described,
+    refusal,
     set_config,
     set_own,
     with_field,
 )
-
-
-@pytest.fixture
-def bundle(tmp_path: Path) -> Path:
-    return described(tmp_path / "bundle")
-
-
-def refusal(path: Path, **options: bool) -> str:
-    with pytest.raises(BundleError) as refused:
-        read_manifest(path, **options)
-    return refused.value.message
 
 
 def test_everything_comes_from_the_bundle(bundle: Path) -> None:
@@ -302,199 +286,3 @@ def test_any_value_in_realfake_json_is_read_or_refused(
     write_realfake_json(bundle, OWN_FIELDS)
     set_own(bundle, place, value)
     read_or_refuse(bundle)
-
-
-# Digests and files
-
-
-@pytest.mark.parametrize("name", [CONFIG, WEIGHTS])
-def test_a_changed_file_is_refused(name: str, bundle: Path) -> None:
-    with (bundle / name).open("ab") as file:
-        file.write(b" ")
-    assert refusal(bundle).startswith(f"{name}: its SHA-256 is not the one in realfake.json")
-
-
-@pytest.mark.parametrize("name", [CONFIG, WEIGHTS])
-def test_realfake_json_answers_for_every_file_that_decides(name: str, bundle: Path) -> None:
-    """Or labels could be exchanged in config.json and nobody would know."""
-    files = json.loads((bundle / REALFAKE).read_text())["files"]
-    del files[name]
-    set_own(bundle, "files", files)
-    assert refusal(bundle) == f"realfake.json: files: must hold the SHA-256 of {name}"
-
-
-def test_golden_vectors_beside_the_manifest_are_refused(bundle: Path) -> None:
-    (bundle / GOLDEN).write_bytes(b"from elsewhere")
-    assert GOLDEN in refusal(bundle)
-
-
-@pytest.mark.parametrize(
-    "name", ["gone.bin", "../config.json", "..", "", "/etc/passwd", "a" * 300, "\0", "\ud800"]
-)
-def test_realfake_json_can_name_files_of_the_bundle_only(name: str, bundle: Path) -> None:
-    files = json.loads((bundle / REALFAKE).read_text())["files"]
-    set_own(bundle, "files", {**files, name: "0" * 64})
-    assert "which is not a file of this bundle" in refusal(bundle)
-
-
-def test_what_does_not_decide_may_lie_beside(bundle: Path) -> None:
-    before = read_manifest(bundle).digest
-    (bundle / "README.md").write_text("a model card")
-    (bundle / "samples").mkdir()
-    (bundle / "pytorch_model.bin").write_bytes(b"the same, pickled")
-    assert read_manifest(bundle).digest == before
-
-
-@pytest.mark.parametrize("plain", [True, False])
-def test_the_digest_is_the_models_identity(plain: bool, bundle: Path, tmp_path: Path) -> None:
-    if plain:
-        (bundle / REALFAKE).unlink()
-    first = read_manifest(bundle).digest
-    assert read_manifest(bundle.rename(tmp_path / "moved")).digest == first
-    moved = tmp_path / "moved"
-    if plain:
-        (moved / WEIGHTS).write_bytes(b"others")
-    else:
-        set_own(moved, "temperature", 2.0)
-    assert read_manifest(moved).digest != first
-
-
-# Where bundles lie
-
-
-def below(bundle: Path) -> Path:
-    return bundle.parent
-
-
-def linked(bundle: Path) -> Path:
-    """A modelcar's /mnt/models is a link into another container."""
-    (bundle.parent / "models").symlink_to(bundle)
-    return bundle.parent / "models"
-
-
-def cached(bundle: Path) -> Path:
-    """A hub cache keeps files as blobs, and a snapshot of links to them."""
-    snapshot = bundle.parent / "snapshot"
-    snapshot.mkdir()
-    for file in bundle.iterdir():
-        blob = file.rename(file.with_name(sha256(file)))
-        (snapshot / file.name).symlink_to(Path("..", "bundle", blob.name))
-    return snapshot
-
-
-def projected(bundle: Path) -> Path:
-    """A ConfigMap's files are links through a link to a directory with the time in its name."""
-    root = bundle.parent / "mount"
-    root.mkdir()
-    bundle.rename(root / "..2026_01_01")
-    (root / "..data").symlink_to("..2026_01_01")
-    for name in (CONFIG, WEIGHTS, REALFAKE):
-        (root / name).symlink_to(Path("..data", name))
-    return root
-
-
-@pytest.mark.parametrize("mount", [below, linked, cached, projected])
-def test_a_bundle_is_found_as_it_is_mounted(mount: Callable[[Path], Path], bundle: Path) -> None:
-    assert read_manifest(mount(bundle)).version == "7"
-
-
-def test_a_place_without_one_bundle_is_refused(bundle: Path, tmp_path: Path) -> None:
-    assert "is not a directory" in refusal(tmp_path / "nowhere")
-    assert "is not a directory" in refusal(bundle / CONFIG)
-    described(tmp_path / "second")
-    assert "several bundles" in refusal(tmp_path)
-    (tmp_path / "empty").mkdir()
-    assert "no config.json" in refusal(tmp_path / "empty")
-
-
-@pytest.mark.parametrize(
-    ("name", "says"),
-    [(CONFIG, "no config.json"), (WEIGHTS, "no model.safetensors"), (REALFAKE, "realfake.json")],
-)
-def test_a_link_to_nothing_is_refused(name: str, says: str, bundle: Path) -> None:
-    """A fetch that was cut off must not turn a calibrated bundle into an uncalibrated one."""
-    (bundle / name).unlink()
-    (bundle / name).symlink_to("gone")
-    assert says in refusal(bundle)
-
-
-@pytest.mark.parametrize(
-    ("name", "says"), [*((name, name) for name in (CONFIG, WEIGHTS, REALFAKE)), (".", CONFIG)]
-)
-def test_what_cannot_be_read_is_named(name: str, says: str, bundle: Path, tmp_path: Path) -> None:
-    (bundle / name).chmod(0)
-    with as_nobody(tmp_path):
-        message = refusal(Path("bundle"))
-    (bundle / name).chmod(0o755)
-    assert says in message
-    assert "Permission denied" in message
-
-
-@pytest.mark.parametrize(
-    ("names", "allow", "says"),
-    [
-        (["model.pth"], False, "only pickled weights (model.pth)"),
-        (["pytorch_model.bin"], False, "set model.allow_pth"),
-        (["a.pth", "b.pt"], True, "several pickled weight files"),
-        ([], True, "no model.safetensors"),
-        (["weights.safetensors"], True, "no model.safetensors"),
-    ],
-)
-def test_pickled_weights_only_by_choice(
-    names: list[str], allow: bool, says: str, bundle: Path
-) -> None:
-    (bundle / WEIGHTS).unlink()
-    (bundle / REALFAKE).unlink()
-    for name in names:
-        (bundle / name).write_bytes(b"")
-    assert says in refusal(bundle, allow_pth=allow)
-
-
-# Golden vectors
-
-GOOD_GOLDEN: dict[str, Any] = {
-    "pixels": np.zeros((2, 32, 48, 3), np.uint8),
-    "probabilities": np.full((2, 2), 0.5, np.float32),
-}
-
-
-def golden_of(bundle: Path, tensors: dict[str, Any]) -> Any:
-    save_file(tensors, bundle / GOLDEN)
-    write_realfake_json(bundle, OWN_FIELDS)
-    return read_golden_vectors(read_manifest(bundle))
-
-
-def test_golden_vectors_are_read(bundle: Path) -> None:
-    assert read_golden_vectors(read_manifest(bundle)) is None
-    assert golden_of(bundle, GOOD_GOLDEN).probabilities.shape == (2, 2)
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        {"pixels": np.zeros((2, 48, 32, 3), np.uint8)},
-        {"pixels": np.zeros((2, 32, 48, 3), np.float32)},
-        {"pixels": np.zeros((3, 32, 48, 3), np.uint8)},
-        {"pixels": np.zeros((), np.uint8)},
-        {
-            "pixels": np.zeros((0, 32, 48, 3), np.uint8),
-            "probabilities": np.zeros((0, 2), np.float32),
-        },
-        {"probabilities": np.zeros((2, 3), np.float32)},
-        {"probabilities": np.full((2, 2), np.nan, np.float32)},
-        {"probabilities": np.zeros((2, 2), np.complex64)},
-    ],
-)
-def test_golden_vectors_of_another_model_are_refused(change: dict[str, Any], bundle: Path) -> None:
-    with pytest.raises(BundleError, match=r"golden\.safetensors: must hold pixels"):
-        golden_of(bundle, {**copy.copy(GOOD_GOLDEN), **change})
-
-
-@pytest.mark.parametrize("dtype", ["BF16", "F8_E4M3", None])
-def test_golden_vectors_that_are_no_arrays_are_refused(dtype: str | None, bundle: Path) -> None:
-    head = json.dumps({"pixels": {"dtype": dtype, "shape": [0], "data_offsets": [0, 0]}}).encode()
-    (bundle / GOLDEN).write_bytes(len(head).to_bytes(8, "little") + head if dtype else b"cut")
-    write_realfake_json(bundle, OWN_FIELDS)
-    # Where ml_dtypes is imported, numpy can read BF16, and finds out that it is no uint8.
-    with pytest.raises(BundleError, match=r"golden\.safetensors: .*make the bundle again"):
-        read_golden_vectors(read_manifest(bundle))
